@@ -1,0 +1,158 @@
+"""Groups of options that verbs share, each one decorator that hands the verb one value."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .talk import Talk
+
+__all__ = [
+    "Checking",
+    "Output",
+    "checking_options",
+    "input_shape",
+    "kernel",
+    "model_argument",
+    "output_options",
+    "talk_options",
+]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the child goes.
+
+    Attributes:
+        path: What ``-o`` says; ``None``: beside the parent.
+        force: May overwrite.
+        share_weights: The child may refer to the parent's data file for what did not change.
+        keep_failed: A child that fails verification is kept, under another name.
+    """
+
+    path: Path | None
+    force: bool
+    share_weights: bool
+    keep_failed: bool
+
+
+@dataclass(frozen=True)
+class Checking:
+    """How parent and child are compared: provider, real inputs, fixed input shapes by name, and the seed."""
+
+    verify: bool
+    provider: str
+    inputs: Path | None
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def kernel(text: str) -> int | tuple[int, ...]:
+    """``3`` for all axes alike, or one size an axis: ``3x5``, ``3x3x3``."""
+    if not re.fullmatch(r"\d+(x\d+)*", text, flags=re.ASCII):
+        raise click.BadParameter(f"{text!r} is no kernel size; write 3, or one size an axis: 3x5")
+    sizes = tuple(int(size) for size in text.split("x"))
+    if 0 in sizes:
+        raise click.BadParameter(f"{text!r}: a kernel has at least one tap on each axis")
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``NAME:2,3,64,64``; the name may hold colons itself, and nothing after the last one is a scalar."""
+    name, colon, sizes = text.rpartition(":")
+    if not (colon and name) or not re.fullmatch(r"(\d+(,\d+)*)?", sizes, flags=re.ASCII):
+        raise click.BadParameter(f"{text!r} is no shape; write the input's name and its sizes: x:2,3,64,64")
+    return name, tuple(int(size) for size in sizes.split(",")) if sizes else ()
+
+
+def model_argument(name: str) -> Callable[[Verb], Verb]:
+    """One model file. Whether it is there and usable is the loader's to say."""
+    return click.argument(name, type=click.Path(path_type=Path), metavar=name.upper())
+
+
+def output_options(verb: Verb) -> Verb:
+    """``-o``, ``--force``, ``--share-weights``, ``--keep-failed``, given to the verb as ``output``."""
+
+    @click.option(
+        "-o", "--output", "path", type=click.Path(path_type=Path), help="The child's file. [default: STEM.VERB.onnx]"
+    )
+    @click.option("--force", is_flag=True, help="Overwrite files that are there.")
+    @click.option("--share-weights", is_flag=True, help="Refer to the parent's data file for what did not change.")
+    @click.option("--keep-failed", is_flag=True, help="Keep a child that fails verification, as STEM.VERB.failed.onnx.")
+    @functools.wraps(verb)
+    def with_output(
+        *args: Any, path: Path | None, force: bool, share_weights: bool, keep_failed: bool, **kwargs: Any
+    ) -> Any:
+        return verb(*args, output=Output(path, force, share_weights, keep_failed), **kwargs)
+
+    return with_output  # type: ignore[return-value]
+
+
+def checking_options(*, skippable: bool) -> Callable[[Verb], Verb]:
+    """``--provider``, ``--inputs``, ``--shape`` and, where a verb may go without, ``--no-verify``: as ``checking``."""
+
+    def decorate(verb: Verb) -> Verb:
+        @click.option(
+            "--provider",
+            type=click.Choice(["auto", "cuda", "cpu"]),
+            default="auto",
+            show_default=True,
+            help="Where to run; auto takes CUDA where it works.",
+        )
+        @click.option(
+            "--inputs", type=click.Path(path_type=Path), help="Real inputs: an .npz file, one array an input."
+        )
+        @click.option(
+            "--shape",
+            "shapes",
+            type=input_shape,
+            metavar="NAME:DIMS",
+            multiple=True,
+            help="Fix the sizes of an input, as x:2,3,64,64; repeatable.",
+        )
+        @functools.wraps(verb)
+        def with_checking(
+            *args: Any,
+            provider: str,
+            inputs: Path | None,
+            shapes: tuple[tuple[str, tuple[int, ...]], ...],
+            no_verify: bool = False,
+            **kwargs: Any,
+        ) -> Any:
+            names = [name for name, _ in shapes]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise click.UsageError(f"--shape: input {twice!r} is given twice", click.get_current_context())
+            return verb(*args, checking=Checking(not no_verify, provider, inputs, dict(shapes)), **kwargs)
+
+        if skippable:
+            option = click.option(
+                "--no-verify", is_flag=True, help="Write without verifying; the child's metadata say so."
+            )
+            return option(with_checking)  # type: ignore[return-value]
+        return with_checking  # type: ignore[return-value]
+
+    return decorate
+
+
+def talk_options(verb: Verb) -> Verb:
+    """``--json``, ``-v``, ``-q``, ``--debug``, given to the verb as ``talk``."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say what is being done and how long it took.")
+    @click.option("-q", "--quiet", is_flag=True, help="Nothing but the essence of the result.")
+    @click.option("--debug", is_flag=True, help="Show tracebacks.")
+    @functools.wraps(verb)
+    def with_talk(*args: Any, as_json: bool, verbose: bool, quiet: bool, debug: bool, **kwargs: Any) -> Any:
+        if verbose and quiet:
+            raise click.UsageError("-v and -q contradict each other", click.get_current_context())
+        return verb(*args, talk=Talk(as_json, verbose, quiet, debug), **kwargs)
+
+    return with_talk  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""One module a verb, each imported only when its verb is named; ``command`` is what it offers."""
