@@ -1,0 +1,193 @@
+"""What a model must be before anything is done with it, in one pass over its skeleton.
+
+These are the checks that ONNX Runtime and ``onnx.checker`` would make on names and order, made here because they cost
+milliseconds and because onnx-ir answers most of what fails them by inventing values. Versions that ONNX Runtime does not
+take are no error: a model can be changed on a machine that cannot run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+import onnx
+
+from onnxmorph.errors import ModelError, Refusal
+from onnxmorph.protos import label, subgraphs
+
+__all__ = ["check"]
+
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def check(proto: onnx.ModelProto, name: str) -> None:
+    """Raise on what makes a model unusable or what the graph representation would silently lose.
+
+    Args:
+        proto: The parsed model; tensors may be tickets.
+        name: What errors call the model.
+
+    Raises:
+        ModelError: No graph, no IR version, no opset import; a name defined twice; a value used that nothing defines, or
+            before it is defined; a cycle; a text that is not UTF-8.
+        Refusal: Sparse tensors, training information, or fields of a newer ONNX.
+    """
+    _Check(name).model(proto)
+
+
+class _Check:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.uses_default_domain = False
+
+    def fail(self, reason: str) -> NoReturn:
+        raise ModelError(f"{self.name}: {reason}")
+
+    def model(self, proto: onnx.ModelProto) -> None:
+        if not proto.HasField("graph"):
+            self.fail("not an ONNX model: it has no graph")
+        if proto.ir_version <= 0:
+            self.fail("not a valid ONNX model: it has no IR version")
+        if proto.training_info:
+            raise Refusal(
+                f"{self.name}: has training information, which would be lost",
+                way_out="remove it first",
+                code="training-info",
+            )
+        self.unknown_fields(proto)
+        self.imports(proto.opset_import, "it")
+        seen: set[tuple[str, str, str]] = set()
+        for function in proto.functions:
+            key = (function.domain, function.name, function.overload)
+            if key in seen:
+                self.fail(f"function {function.name!r} of domain {function.domain!r} is defined twice")
+            seen.add(key)
+            self.imports(function.opset_import, f"function {function.name!r}")
+        self.graph(proto.graph, [], "the graph")
+        domains = {opset.domain for opset in proto.opset_import}
+        if not domains:
+            self.fail("not a valid ONNX model: it imports no opset")
+        if self.uses_default_domain and not domains.intersection(_DEFAULT_DOMAINS):
+            self.fail("not a valid ONNX model: it uses ONNX operators but imports no opset of them")
+        for function in proto.functions:
+            self.function(function)
+
+    def imports(self, imports: Iterable[onnx.OperatorSetIdProto], where: str) -> None:
+        versions: dict[str, int] = {}
+        for opset in imports:
+            domain = "" if opset.domain == "ai.onnx" else opset.domain
+            if versions.setdefault(domain, opset.version) != opset.version:
+                self.fail(f"{where} imports two versions of the opset {opset.domain or 'ai.onnx'!r}")
+            if opset.version <= 0:
+                self.fail(f"{where} imports version {opset.version} of the opset {opset.domain or 'ai.onnx'!r}")
+
+    def unknown_fields(self, proto: onnx.ModelProto) -> None:
+        size = proto.ByteSize()
+        known = onnx.ModelProto()
+        known.CopyFrom(proto)
+        known.DiscardUnknownFields()
+        if known.ByteSize() != size:
+            raise Refusal(
+                f"{self.name}: has fields that onnx {onnx.__version__} does not know, which would be lost",
+                way_out="install a newer onnx",
+                code="unknown-fields",
+            )
+
+    def text(self, value: object, what: str) -> None:
+        # Protobuf hands out a string field that is not UTF-8 as bytes.
+        if not isinstance(value, str):
+            self.fail(f"{what} is not valid UTF-8")
+
+    def graph(self, graph: onnx.GraphProto, outer: list[set[str]], where: str) -> None:
+        if graph.sparse_initializer:
+            raise Refusal(
+                f"{self.name}: has sparse initializers, which would be lost",
+                way_out="convert to dense tensors first",
+                code="sparse-initializer",
+            )
+        self.text(graph.name, "the name of a graph")
+        defined: set[str] = set()
+        for info in graph.input:
+            self.define(info.name, defined, f"an input of {where}")
+        initialized: set[str] = set()
+        for tensor in graph.initializer:
+            if not tensor.name:
+                self.fail(f"an initializer of {where} has no name")
+            self.define(tensor.name, initialized, f"an initializer of {where}")
+        defined |= initialized
+        self.body(graph.node, defined, outer, where)
+        for info in graph.output:
+            self.text(info.name, f"the name of an output of {where}")
+            if info.name not in defined and not any(info.name in scope for scope in outer):
+                self.fail(f"nothing produces output {info.name!r} of {where}")
+        for infos in (graph.input, graph.output, graph.value_info):
+            for info in infos:
+                self.info(info)
+
+    def info(self, info: onnx.ValueInfoProto) -> None:
+        if info.type.WhichOneof("value") == "tensor_type":
+            for dim in info.type.tensor_type.shape.dim:
+                if not isinstance(dim.dim_param, str):
+                    self.fail(f"a dimension of {info.name!r} is not valid UTF-8")
+
+    def function(self, function: onnx.FunctionProto) -> None:
+        where = f"function {function.name!r}"
+        defined: set[str] = set()
+        for value in function.input:
+            self.define(value, defined, f"an input of {where}")
+        self.body(function.node, defined, [], where)
+        for value in function.output:
+            if value not in defined:
+                self.fail(f"nothing produces output {value!r} of {where}")
+
+    def define(self, value: str, defined: set[str], what: str) -> None:
+        if value in defined:
+            self.fail(f"{value!r} is defined twice, the second time as {what}")
+        self.text(value, f"the name of {what}")
+        defined.add(value)
+
+    def body(self, nodes: Sequence[onnx.NodeProto], defined: set[str], outer: list[set[str]], where: str) -> None:
+        scopes = [*outer, defined]
+        for node in nodes:
+            if node.domain in _DEFAULT_DOMAINS:
+                self.uses_default_domain = True
+            for value in node.input:
+                if value and value not in defined and not any(value in scope for scope in outer):
+                    self.undefined(value, node, nodes, defined, where)
+            for graph in subgraphs(node):
+                self.graph(graph, scopes, f"a subgraph of {label(node)}")
+            for value in node.output:
+                if value:
+                    self.define(value, defined, f"an output of {label(node)}")
+
+    def undefined(
+        self, value: str, user: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], defined: set[str], where: str
+    ) -> NoReturn:
+        """Say which it is: a value that does not exist, a cycle, or nodes out of order."""
+        producer = {output: node for node in nodes for output in node.output if output}
+        if value not in producer:
+            self.fail(f"{label(user)} uses {value!r}, which nothing produces")
+        seen: set[str] = set()
+        pending = [value]
+        users_outputs = set(filter(None, user.output))
+        while pending:
+            current = pending.pop()
+            if current in users_outputs:
+                self.fail(f"{where} has a cycle through {label(user)} and its input {value!r}")
+            if current in seen or current not in producer:
+                continue
+            seen.add(current)
+            pending.extend(filter(None, _all_inputs(producer[current])))
+        self.fail(
+            f"the nodes of {where} are not in topological order: {label(user)} uses {value!r} before "
+            f"{label(producer[value])} produces it"
+        )
+
+
+def _all_inputs(node: onnx.NodeProto) -> list[str]:
+    """Inputs of a node and everything that its subgraphs name: a superset of what they capture."""
+    names = list(node.input)
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            names.extend(_all_inputs(inner))
+    return names
