@@ -1,8 +1,8 @@
 """What a model must be before anything is done with it, in one pass over its skeleton.
 
 These are the checks that ONNX Runtime and ``onnx.checker`` would make on names and order, made here because they cost
-milliseconds and because onnx-ir answers most of what fails them by inventing values. Versions that ONNX Runtime does not
-take are no error: a model can be changed on a machine that cannot run it.
+milliseconds and because onnx-ir answers most of what fails them by inventing values. Versions that ONNX Runtime does
+not take are no error: a model can be changed on a machine that cannot run it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def check(proto: onnx.ModelProto, name: str) -> None:
         name: What errors call the model.
 
     Raises:
-        ModelError: No graph, no IR version, no opset import; a name defined twice; a value used that nothing defines, or
-            before it is defined; a cycle; a text that is not UTF-8.
+        ModelError: No graph, no IR version, no opset import; a name defined twice; a value used that nothing defines,
+            or before it is defined; a cycle; a text that is not UTF-8.
         Refusal: Sparse tensors, training information, or fields of a newer ONNX.
     """
     _Check(name).model(proto)
@@ -153,16 +153,14 @@ class _Check:
                 self.uses_default_domain = True
             for value in node.input:
                 if value and value not in defined and not any(value in scope for scope in outer):
-                    self.undefined(value, node, nodes, defined, where)
+                    self.undefined(value, node, nodes, where)
             for graph in subgraphs(node):
                 self.graph(graph, scopes, f"a subgraph of {label(node)}")
             for value in node.output:
                 if value:
                     self.define(value, defined, f"an output of {label(node)}")
 
-    def undefined(
-        self, value: str, user: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], defined: set[str], where: str
-    ) -> NoReturn:
+    def undefined(self, value: str, user: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], where: str) -> NoReturn:
         """Say which it is: a value that does not exist, a cycle, or nodes out of order."""
         producer = {output: node for node in nodes for output in node.output if output}
         if value not in producer:

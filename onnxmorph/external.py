@@ -1,8 +1,8 @@
 """External data: which file a tensor's location means, and that it lies where it may.
 
-A model names its data files by paths relative to its folder. A model from elsewhere could name any file of this machine
-and have it copied into a child, so every location is resolved and must stay inside the folder. onnx-ir leaves that check
-out when a model is opened by a bare file name, so it is made here, on absolute paths.
+A model names its data files by paths relative to its folder. A model from elsewhere could name any file of this
+machine and have it copied into a child, so every location is resolved and must stay inside the folder. onnx-ir leaves
+that check out when a model is opened by a bare file name, so it is made here, on absolute paths.
 """
 
 from __future__ import annotations
@@ -95,17 +95,19 @@ class DataFolders:
         if found is None:
             beside = f"; looked in {self.folders[0]}"
             if self.linked_from is not None:
-                beside += f", where the link {self.linked_from} leads (copy model and data into one folder, cp -L follows links)"
+                beside += f", where the link {self.linked_from} leads (cp -L copies model and data into one folder)"
             raise ModelError(f"{self.name}: its external data file {location!r} is missing{beside}")
         resolved = Path(os.path.realpath(found))
         if not any(resolved.is_relative_to(folder) for folder in self.folders):
             raise ModelError(
-                f"{outside} (a link to {resolved}); ONNX Runtime may follow it, onnxmorph does not: put a copy in its place"
+                f"{outside} (a link to {resolved}); ONNX Runtime may follow it, onnxmorph does not: "
+                "put a copy in its place"
             )
         file = MappedFile(resolved, f"{self.name}: its external data file {location!r}")
         if file.links > 1:
             raise ModelError(
-                f"{self.name}: its external data file {location!r} is a hard link ({file.links} names for one file), which may "
-                "lead outside the model's folder; ONNX Runtime may load it, onnxmorph does not: put a copy in its place"
+                f"{self.name}: its external data file {location!r} is a hard link ({file.links} names for one file), "
+                "which may lead outside the model's folder; ONNX Runtime may load it, onnxmorph does not: "
+                "put a copy in its place"
             )
         return file

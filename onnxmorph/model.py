@@ -1,8 +1,8 @@
 """Models and their files: load, save, and what travels in a model's metadata.
 
 A loaded model keeps its weights in the file it came from, memory-mapped, whether they are embedded in the ``.onnx`` or
-kept as external data. Clones share them, and saving copies what did not change from file to file. Everything a file says
-is kept: opset imports and IR version as they are, metadata and doc strings at every level, functions, subgraphs,
+kept as external data. Clones share them, and saving copies what did not change from file to file. Everything a file
+says is kept: opset imports and IR version as they are, metadata and doc strings at every level, functions, subgraphs,
 quantization annotations, types. What could not be kept is refused when the file is loaded.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnxmorph import wire
 from onnxmorph._ir import ir
@@ -338,28 +338,21 @@ def staged(
 
     Without :meth:`Staged.commit` inside the ``with`` block nothing remains. Arguments and errors as of :func:`save`.
     """
-    destination = Path(os.path.abspath(path))
+    destination = Path(path).absolute()
     if external is None:
         known = model.meta.get(_SOURCE_KEY)
         external = (known is not None and known.external) or _tensor_bytes(model) > _EXTERNAL_FROM
     storage = _Storage(external=external)
     proto = to_proto(model, storage)
     data, data_name = _lay_out(storage, destination, share_weights=share_weights)
+    sizes = [stored_bytes(tensor.dtype, tensor.shape.numpy()) for tensor in storage.embedded]
     try:
-        pieces = wire.fill(
-            proto.SerializeToString(deterministic=True),
-            storage.token,
-            [stored_bytes(t.dtype, t.shape.numpy()) for t in storage.embedded],
-        )
+        pieces = wire.fill(proto.SerializeToString(deterministic=True), storage.token, sizes)
     except (EncodeError, ValueError) as error:
         raise ModelError(
             f"{destination}: cannot be written: the model is over 2 GiB without its large tensors"
         ) from error
-    size = sum(
-        len(piece) if not isinstance(piece, int) else stored_bytes(t.dtype, t.shape.numpy())
-        for piece in pieces
-        for t in ([storage.embedded[piece]] if isinstance(piece, int) else [None])
-    )
+    size = sum(sizes[piece] if isinstance(piece, int) else len(piece) for piece in pieces)
     if size > _EMBEDDED_LIMIT:
         raise ModelError(
             f"{destination}: cannot be written: {size} bytes are more than the 2 GiB a model file can have; "
@@ -399,8 +392,8 @@ def _lay_out(storage: _Storage, destination: Path, *, share_weights: bool) -> tu
                 code="share-weights",
             )
         folder = Path(os.path.realpath(destination.parent))
-        for proto, tensor in shared:
-            _refer(proto, _shared_location(tensor, folder), tensor.offset, tensor.length)
+        for proto, mapped in shared:
+            _refer(proto, _shared_location(mapped, folder), mapped.offset, mapped.length)
         if rest and any(t.file.path == folder / name for _, t in shared):
             raise Refusal(
                 f"{destination}: its data file would replace {name!r}, whose weights it shares",
@@ -464,9 +457,10 @@ def save(
         model: Left as it is. It may come from the very file that is overwritten.
         path: Of the ``.onnx`` file. External data goes beside it, into ``path`` + ``.data``.
         overwrite: Replace a model and a data file of these names.
-        external: Keep large weights in a data file. ``None``: as the model's own file does, or when they exceed 2 GiB.
-        share_weights: Refer to the parent's data file for what did not change, instead of copying it. Needs a parent with
-            external data in the child's folder or below.
+        external: Keep large weights in a data file. ``None``: as the model's own file does, or when they exceed
+            2 GiB.
+        share_weights: Refer to the parent's data file for what did not change, instead of copying it. Needs a parent
+            with external data in the child's folder or below.
 
     Raises:
         ModelError: It cannot be written there, or not in this form; nothing was changed.
@@ -587,8 +581,8 @@ def runtime_form(model: ir.Model, extra_outputs: Sequence[str] = ()) -> RuntimeF
 def content_hash(model: ir.Model) -> str:
     """SHA-256 over graph and weights, hexadecimal.
 
-    Independent of how tensors are stored, of the order of initializers, and of what does not bear on the computation: doc
-    strings, metadata, ``value_info``, the producer. Names count.
+    Independent of how tensors are stored and of what does not bear on the computation: doc strings, metadata,
+    ``value_info``, the producer. Names count, and the order of nodes and initializers.
     """
 
     def digest(proto: onnx.TensorProto, tensor: ir.TensorProtocol, *, initializer_of: ir.Graph | None) -> bool:

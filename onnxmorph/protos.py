@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import onnx
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, Refusal
@@ -23,8 +23,8 @@ from onnxmorph.errors import ModelError, Refusal
 __all__ = ["Place", "ReadTensor", "from_proto", "label", "subgraphs", "to_proto"]
 
 TYPE_KEY = "onnxmorph.type"
-"""``Value.metadata_props``: base64 of the ``TypeProto`` of a value whose type onnx-ir has no class for (maps, opaque types).
-It takes the key along through clones; :func:`to_proto` puts the type back and the key away."""
+"""``Value.metadata_props``: base64 of the ``TypeProto`` of a value whose type onnx-ir has no class for (maps, opaque
+types). Clones take it along; :func:`to_proto` puts the type back and the key away."""
 VALUE_INFO_KEY = "onnxmorph.value_info"
 """``Value.meta``: the file itself gave a ``value_info`` for this initializer."""
 _ANNOTATION_KEY = "quant_parameter_tensor_names"  # onnx-ir's own place for quantization annotations
@@ -295,9 +295,9 @@ class _Write:
         if self.bare:
             return
         if doc_string is not None:
-            proto.doc_string = doc_string  # type: ignore[attr-defined]
+            proto.doc_string = doc_string
         for key in sorted(metadata_props or ()):
-            proto.metadata_props.add(key=key, value=metadata_props[key])  # type: ignore[attr-defined,index]
+            proto.metadata_props.add(key=key, value=metadata_props[key])  # type: ignore[index]
 
     def graph(self, proto: onnx.GraphProto, graph: ir.Graph) -> None:
         if graph.name is not None:
@@ -338,7 +338,7 @@ class _Write:
 
     def value_info(self, infos: Message, value: ir.Value) -> None:
         if not self.bare and value.name and _has_info(value):
-            self.value(infos.add(), value)  # type: ignore[attr-defined]
+            self.value(infos.add(), value)
 
     def value(self, info: onnx.ValueInfoProto, value: ir.Value) -> None:
         if value.name is None:
@@ -404,7 +404,7 @@ class _Write:
     @staticmethod
     def named(proto: onnx.AttributeProto, attribute: ir.Attr) -> None:
         proto.name = attribute.name
-        proto.type = attribute.type.value
+        proto.type = onnx.AttributeProto.AttributeType.ValueType(attribute.type.value)
         if attribute.doc_string:
             proto.doc_string = attribute.doc_string
 

@@ -1,7 +1,7 @@
 """Writing a model's files so that they are there whole or not at all.
 
-Everything is first written into a hidden folder beside the destination, under the final names, and moved by renames: the
-data file first, then the model. A rename leaves the replaced file's inode to those who have it open, so a model may
+Everything is first written into a hidden folder beside the destination, under the final names, and moved by renames:
+the data file first, then the model. A rename leaves the replaced file's inode to those who have it open, so a model may
 overwrite the very files it is mapped from. Bytes that did not change are copied inside the kernel, from file to file.
 """
 
@@ -31,7 +31,7 @@ _PAGE_ALIGNED_FROM = 1 << 20
 
 
 def copy_range(source: MappedFile, offset: int, length: int, target: BinaryIO) -> None:
-    """Append ``length`` bytes from ``offset`` of ``source`` to ``target`` (unbuffered), inside the kernel where it can."""
+    """Append ``length`` bytes from ``offset`` of ``source`` to ``target`` (unbuffered), in the kernel where it can."""
     end = offset + length
     for copy in (_copy_file_range, _send_file, _read_and_write):
         while offset < end:
@@ -89,7 +89,7 @@ def _contiguous(tensor: ir.TensorProtocol) -> bytes | memoryview:
     if isinstance(tensor, ir.Tensor) and tensor.dtype.bitwidth >= 8 and sys.byteorder == "little":
         array = tensor.numpy()
         if array.flags.c_contiguous and array.size:
-            return memoryview(array.reshape(-1).view(np.uint8))
+            return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     return tensor.tobytes()
 
 

@@ -106,8 +106,8 @@ def stored_bytes(dtype: ir.DataType, shape: Sequence[int]) -> int:
 class MappedTensor(ir.Tensor):  # type: ignore[type-arg]
     """A tensor over a range of a mapped file, immutable.
 
-    ``numpy()`` is a read-only view into the map, except for types below 8 bits, which are unpacked (a copy). The view may
-    be unaligned where the file's layout is.
+    ``numpy()`` is a read-only view into the map, except for types below 8 bits, which are unpacked (a copy). The view
+    may be unaligned where the file's layout is.
 
     Attributes:
         file: Where the bytes lie.

@@ -3,8 +3,8 @@
 A model file is mostly weights, and protobuf copies every byte of them, several times. The walk here follows only those
 paths of ``ModelProto`` that can lead to a tensor, checks every length against the bytes that are there, and
 
-1. :func:`skeleton` takes the large ``raw_data`` payloads out of a file, leaving a small message of the same structure in
-   which each payload is a *ticket* of 24 bytes; protobuf parses it in milliseconds and the weights stay in the file;
+1. :func:`skeleton` takes the large ``raw_data`` payloads out of a file, leaving a small message of the same structure
+   in which each payload is a *ticket* of 24 bytes; protobuf parses it in milliseconds, the weights stay in the file;
 2. :func:`fill` does the inverse: from a serialized skeleton it gives the pieces of the whole file in order, each either
    bytes or the number of a payload to be streamed in, with the lengths of all enclosing messages made right.
 
@@ -54,6 +54,7 @@ _PATHS: dict[_Message, dict[int, _Message]] = {
 }
 _ATTRIBUTE_TENSOR = 5
 _TENSOR_RAW_DATA = 9
+_RAW_DATA_KEY = bytes([_TENSOR_RAW_DATA << 3 | _BYTES])
 # Fields that the graph representation cannot carry: seen here so that a file full of them costs nothing to turn away.
 _UNSUPPORTED: dict[_Message, dict[int, tuple[str, str]]] = {
     _Message.MODEL: {20: ("training_info", "training information")},
@@ -127,7 +128,9 @@ class _Walk:
         data = self.data
         position = at
         value = shift = 0
-        while position < end:
+        while True:
+            if position >= end:
+                self.broken(f"the number at byte {at} runs past the end of {self._what(end)}")
             byte = data[position]
             position += 1
             value |= (byte & 0x7F) << shift
@@ -138,7 +141,6 @@ class _Walk:
             shift += 7
             if shift >= 70:
                 self.broken(f"the number at byte {at} is longer than 10 bytes")
-        self.broken(f"the number at byte {at} runs past the end of {self._what(end)}")
 
     def _what(self, end: int) -> str:
         return "the file" if end == len(self.data) else f"its message (byte {end})"
@@ -188,7 +190,7 @@ _Piece = tuple[int, int] | bytes | int
 class _Rewriter(_Walk):
     """Copies a message except for payloads, and mends the lengths around what changed."""
 
-    def leaf(self, begin: int, value: int, end: int) -> tuple[list[_Piece], int] | None:
+    def leaf(self, value: int, end: int) -> tuple[list[_Piece], int] | None:
         """What stands for the raw_data in ``[value, end)``, and its size in bytes; ``None`` leaves it as it is."""
         raise NotImplementedError
 
@@ -217,7 +219,7 @@ class _Rewriter(_Walk):
             if kind is _Message.TENSOR:
                 if number == _TENSOR_RAW_DATA:
                     singular.append(value)
-                    replaced = self.leaf(begin, value, stop)
+                    replaced = self.leaf(value, stop)
                     if replaced is not None:
                         changes.append((begin, stop, *replaced))
                 continue
@@ -261,13 +263,10 @@ class _Extract(_Rewriter):
     def worth(self, value: int, end: int) -> bool:
         return end - value >= self.large
 
-    def leaf(self, begin: int, value: int, end: int) -> tuple[list[_Piece], int] | None:
+    def leaf(self, value: int, end: int) -> tuple[list[_Piece], int] | None:
         if end - value < self.large:
             return None
-        replacement = bytes(self.data[begin : begin + 1]) + varint(_TICKET_BYTES)
-        if self.data[begin] >= 0x80:  # an overlong key; write it the short way
-            replacement = varint(_TENSOR_RAW_DATA << 3 | _BYTES) + varint(_TICKET_BYTES)
-        replacement += ticket(self.token, len(self.payloads))
+        replacement = _RAW_DATA_KEY + varint(_TICKET_BYTES) + ticket(self.token, len(self.payloads))
         self.payloads.append(Payload(value, end - value))
         return [replacement], len(replacement)
 
@@ -283,11 +282,11 @@ class _Fill(_Rewriter):
         following = bisect_left(self.tickets, value)
         return following < len(self.tickets) and self.tickets[following] < end
 
-    def leaf(self, begin: int, value: int, end: int) -> tuple[list[_Piece], int] | None:
+    def leaf(self, value: int, end: int) -> tuple[list[_Piece], int] | None:
         number = ticket_number(self.token, bytes(self.data[value : min(end, value + _TICKET_BYTES + 1)]))
         if number is None:
             return None
-        head = varint(_TENSOR_RAW_DATA << 3 | _BYTES) + varint(self.sizes[number])
+        head = _RAW_DATA_KEY + varint(self.sizes[number])
         return [head, number], len(head) + self.sizes[number]
 
 
@@ -310,8 +309,9 @@ def skeleton(data: memoryview, name: str, *, large: int = LARGE) -> Skeleton:
     if rewritten is None:
         return Skeleton(bytes(data), walk.token, ())
     pieces, _ = rewritten
-    # Spans and new bytes only: extraction streams nothing in.
-    parts = [piece if isinstance(piece, bytes) else data[piece[0] : piece[1]] for piece in pieces]  # type: ignore[index]
+    parts = [
+        data[slice(*piece)] if isinstance(piece, tuple) else piece for piece in pieces if not isinstance(piece, int)
+    ]
     return Skeleton(b"".join(parts), walk.token, tuple(walk.payloads))
 
 
