@@ -1,0 +1,168 @@
+"""What was run, how far parent and child differ, how far the parent differs from itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Certificate", "Comparison"]
+
+
+@dataclass
+class Comparison:
+    """One value of the parent against its counterpart in the child, over every set of inputs.
+
+    Attributes:
+        name: Name of the value in the parent; ``"name[2]"`` or ``"name['key']"`` for a member of a sequence or map.
+        max_abs: Largest absolute difference of any element.
+        max_rel: Largest absolute difference over the largest magnitude of the value in the same run.
+        noise_floor: How far the parent moves from itself, largest over all elements, in the run that gave ``max_abs``.
+        ratio: Largest quotient of difference and noise floor over all runs; the verdict is ``ratio <= limit``.
+        channel_ratio: The same quotient, of root mean squares of single channels; sees a fault in one of many.
+        channel: ``(axis, index)`` of the channel that gave ``channel_ratio``.
+        status: ``equal``, ``within-noise``, ``differs``, ``nondeterministic`` (the parent does not repeat itself, so
+            nothing can be said) or ``not-compared``.
+        constant: The value was the same on every input: it says nothing about what lies upstream.
+        reason: Why it differs or was not compared, in words.
+    """
+
+    name: str
+    child_name: str
+    dtype: str
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    noise_floor: float = 0.0
+    ratio: float = 0.0
+    channel_ratio: float = 0.0
+    channel: tuple[int, int] | None = None
+    status: str = "equal"
+    constant: bool = False
+    worst_input: int | None = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON values; non-finite numbers become the strings ``"inf"`` and ``"nan"``."""
+        document: dict[str, Any] = {
+            "name": self.name,
+            "max_abs": self.max_abs,
+            "max_rel": self.max_rel,
+            "noise_floor": self.noise_floor,
+            "ratio": self.ratio,
+            "channel_ratio": self.channel_ratio,
+            "channel": list(self.channel) if self.channel else None,
+            "status": self.status,
+            "dtype": self.dtype,
+            "constant": self.constant,
+        }
+        if self.child_name != self.name:
+            document["child_name"] = self.child_name
+        if self.worst_input is not None:
+            document["worst_input"] = self.worst_input
+        if self.reason:
+            document["reason"] = self.reason
+        finite: dict[str, Any] = _finite(document)
+        return finite
+
+
+@dataclass
+class Certificate:
+    """The verdict on one parent and child, with everything it rests on.
+
+    Attributes:
+        equivalent: No failure: every output and compared inner value agrees within ``limit`` noise floors.
+        provider: ONNX Runtime's name of the execution provider that ran.
+        provider_reason: Why this provider.
+        inputs: Number of sets of inputs both models ran on.
+        outputs: One comparison an output, in the order of the model.
+        inner: Comparisons at inner values, upstream first.
+        detectable_fault: Smallest planted fault that was seen, as a share of its tensor's spread; ``None`` when no
+            fault was planted (nothing changed, or not asked for) or none was seen, which a warning then says.
+        limit: Largest ratio that counts as rounding.
+        failures: Why the models are not equivalent, upstream first.
+        warnings: What the verdict does not cover.
+        coverage: Sizes, ids and distributions used, and sizes the parent could not run.
+        precision: ``"as stored"`` or ``"float32 upcast"``.
+    """
+
+    equivalent: bool
+    provider: str
+    inputs: int
+    outputs: list[Comparison] = field(default_factory=list)
+    inner: list[Comparison] = field(default_factory=list)
+    detectable_fault: float | None = None
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    provider_reason: str = ""
+    limit: float = 0.0
+    precision: str = "as stored"
+    tiers: list[str] = field(default_factory=list)
+    coverage: dict[str, Any] = field(default_factory=dict)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    seed: int = 0
+    parent_hash: str = ""
+    child_hash: str = ""
+    runtime: str = ""
+    threads: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The certificate as one JSON document (``"schema": 1``); NaN and infinities are spelled as strings."""
+        document: dict[str, Any] = {
+            "schema": 1,
+            "equivalent": self.equivalent,
+            "provider": self.provider,
+            "provider_reason": self.provider_reason,
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "tiers": self.tiers,
+            "threads": self.threads,
+            "inputs": self.inputs,
+            "limit": self.limit,
+            "outputs": [comparison.to_json() for comparison in self.outputs],
+            "inner": [comparison.to_json() for comparison in self.inner],
+            "detectable_fault": self.detectable_fault,
+            "faults": self.faults,
+            "failures": self.failures,
+            "warnings": self.warnings,
+            "coverage": self.coverage,
+            "seed": self.seed,
+            "parent": self.parent_hash,
+            "child": self.child_hash,
+            "seconds": round(self.seconds, 3),
+        }
+        finite: dict[str, Any] = _finite(document)
+        return finite
+
+    def describe(self) -> str:
+        """A few lines for a terminal: the verdict, the worst value, what was seen and what was not."""
+        verdict = "equivalent" if self.equivalent else "NOT equivalent"
+        runs = "1 set of inputs" if self.inputs == 1 else f"{self.inputs} sets of inputs"
+        lines = [f"{verdict}: {runs} on {self.provider.removesuffix('ExecutionProvider')} ({self.precision})"]
+        compared = [*self.outputs, *self.inner]
+        if compared:
+            worst = max(compared, key=lambda comparison: max(comparison.ratio, comparison.channel_ratio))
+            lines.append(
+                f"largest difference {max(c.max_abs for c in compared):.2g}; worst at {worst.name!r}: "
+                f"{max(worst.ratio, worst.channel_ratio):.2g} times the parent's own noise (limit {self.limit:g})"
+            )
+            lines.append(f"compared {len(self.outputs)} output(s) and {len(self.inner)} inner value(s)")
+        if self.detectable_fault is not None:
+            lines.append(f"a planted fault of {self.detectable_fault:.0%} of one weight's spread was seen")
+        lines += [f"failure: {failure}" for failure in self.failures]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with numpy scalars unpacked and NaN and infinities spelled out, so that strict JSON parsers read it."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value

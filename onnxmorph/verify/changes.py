@@ -1,0 +1,206 @@
+"""Where two models differ as graphs, and which inner values therefore have to be compared.
+
+A value of the same name in both main graphs whose node is defined alike (operator, attributes, constants, names of its
+inputs) follows from its inputs. One whose node is defined otherwise does not follow from anything: it is on the
+*frontier* of what changed. If every frontier value and every output agrees, so does all that lies in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.verify.noise import tensors
+
+__all__ = ["Changes", "changes", "same_tensor"]
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Frontier of what changed between a parent and a child.
+
+    Attributes:
+        frontier: Names of inner values, upstream first in the child, that both have and that are defined differently.
+        tensors: Values of the child that carry constants the parent does not have (new or changed weights).
+        rows: By name of a constant that kept its shape: indices along axis 0 where its content changed.
+    """
+
+    frontier: list[str]
+    tensors: list[ir.Value]
+    rows: dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]
+
+
+def same_tensor(one: ir.TensorProtocol | None, other: ir.TensorProtocol | None) -> bool:
+    """Whether two tensors hold the same bits; reads them in pieces, so that mapped files stay out of memory."""
+    if one is other:
+        return True
+    if one is None or other is None or one.dtype != other.dtype or tuple(one.shape) != tuple(other.shape):
+        return False
+    if one.dtype == ir.DataType.STRING:
+        return bool(np.array_equal(one.numpy(), other.numpy()))
+    left, right = _bytes(one), _bytes(other)
+    if left is None or right is None:
+        return one.tobytes() == other.tobytes()
+    return len(left) == len(right) and all(
+        np.array_equal(left[start : start + _CHUNK], right[start : start + _CHUNK])
+        for start in range(0, len(left), _CHUNK)
+    )
+
+
+def _bytes(tensor: ir.TensorProtocol) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
+    array = np.asarray(tensor.numpy())
+    if not array.flags.c_contiguous:
+        return None
+    return array.reshape(-1).view(np.uint8)
+
+
+class _Comparison:
+    """Definitions of one parent against one child, each pair looked at once."""
+
+    def __init__(self, parent: ir.Model, child: ir.Model) -> None:
+        self._functions = (parent.functions, child.functions)
+        self._tensors = (tensors(parent), tensors(child))
+        self._static: dict[ir.Value, bool] = {}
+        self._same: dict[tuple[int, int], bool] = {}
+
+    def static(self, value: ir.Value) -> bool:
+        """Whether the value follows from constants alone."""
+        pending = [value]
+        while pending:
+            current = pending[-1]
+            if current in self._static:
+                pending.pop()
+                continue
+            node = current.producer()
+            if node is None:
+                self._static[current] = current.is_initializer() or current.const_value is not None
+            elif node.op_type == "Constant":
+                self._static[current] = True
+            elif not node.inputs or any(attr.type == ir.AttributeType.GRAPH for attr in node.attributes.values()):
+                self._static[current] = False
+            else:
+                open_inputs = [item for item in node.inputs if item is not None and item not in self._static]
+                if open_inputs:
+                    pending.extend(open_inputs)
+                    continue
+                self._static[current] = all(item is None or self._static[item] for item in node.inputs)
+            pending.pop()
+        return self._static[value]
+
+    def same_input(self, one: ir.Value | None, other: ir.Value | None) -> bool:
+        if one is None or other is None:
+            return one is other
+        static = self.static(one)
+        if static != self.static(other):
+            return False
+        if not static:
+            return one.name == other.name
+        key = (id(one), id(other))
+        if key not in self._same:
+            self._same[key] = self._same_static(one, other)
+        return self._same[key]
+
+    def _same_static(self, one: ir.Value, other: ir.Value) -> bool:
+        tensor, new_tensor = self._tensors[0].get(one), self._tensors[1].get(other)
+        if tensor is not None or new_tensor is not None:
+            return same_tensor(tensor, new_tensor)
+        node, new_node = one.producer(), other.producer()
+        if node is None or new_node is None or one.index() != other.index():
+            return node is new_node
+        return self.same_node(node, new_node)
+
+    def same_node(self, one: ir.Node, other: ir.Node) -> bool:
+        if one.op_identifier() != other.op_identifier() or len(one.inputs) != len(other.inputs):
+            return False
+        if not all(self.same_input(a, b) for a, b in zip(one.inputs, other.inputs, strict=True)):
+            return False
+        if one.attributes.keys() != other.attributes.keys():
+            return False
+        if not all(self._same_attribute(attr, other.attributes[name]) for name, attr in one.attributes.items()):
+            return False
+        function, new_function = (
+            functions.get(node.op_identifier()) for functions, node in zip(self._functions, (one, other), strict=True)
+        )
+        if function is None or new_function is None:
+            return function is new_function
+        return self._same_graph(function, new_function)
+
+    def _same_attribute(self, one: ir.Attr, other: ir.Attr) -> bool:
+        if one.type != other.type or one.is_ref() != other.is_ref():
+            return False
+        if one.is_ref():
+            return one.ref_attr_name == other.ref_attr_name
+        if one.type == ir.AttributeType.TENSOR:
+            return same_tensor(one.as_tensor(), other.as_tensor())
+        if one.type == ir.AttributeType.GRAPH:
+            return self._same_graph(one.as_graph(), other.as_graph())
+        return bool(one.value == other.value)
+
+    def _same_graph(self, one: ir.Graph | ir.Function, other: ir.Graph | ir.Function) -> bool:
+        key = (id(one), id(other))
+        if key in self._same:
+            return self._same[key]
+        self._same[key] = (
+            [value.name for value in one.inputs] == [value.name for value in other.inputs]
+            and [value.name for value in one.outputs] == [value.name for value in other.outputs]
+            and len(one) == len(other)
+            and all(
+                [value.name for value in node.outputs] == [value.name for value in new_node.outputs]
+                and self.same_node(node, new_node)
+                for node, new_node in zip(one, other, strict=True)
+            )
+        )
+        return self._same[key]
+
+    def changed_tensors(self) -> list[ir.Value]:
+        """Constants of the child that are neither shared with the parent nor equal to its constant of the same name."""
+        before, after = self._tensors
+        known = {id(tensor) for tensor in before.values()}
+        by_name: dict[str | None, list[ir.TensorProtocol]] = {}
+        for value, tensor in before.items():
+            by_name.setdefault(value.name, []).append(tensor)
+        return [
+            value
+            for value, tensor in after.items()
+            if id(tensor) not in known and not any(same_tensor(old, tensor) for old in by_name.get(value.name, []))
+        ]
+
+    def changed_rows(self, changed: Sequence[ir.Value]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]:
+        before = {value.name: tensor for value, tensor in self._tensors[0].items()}
+        rows: dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]] = {}
+        for value in changed:
+            old, new = before.get(value.name), self._tensors[1][value]
+            if old is None or value.name is None or tuple(old.shape) != tuple(new.shape) or len(new.shape) < 2:
+                continue
+            if old.dtype != new.dtype or old.dtype == ir.DataType.STRING:
+                continue
+            left, right = np.asarray(old.numpy()), np.asarray(new.numpy())
+            differs = [bool(np.any(left[row] != right[row])) for row in range(left.shape[0])]
+            rows[value.name] = np.flatnonzero(differs)
+        return rows
+
+
+def changes(parent: ir.Model, child: ir.Model) -> Changes:
+    """What differs between two models, as far as names tie them together."""
+    comparison = _Comparison(parent, child)
+    before = {
+        output.name: (node, output) for node in parent.graph for output in node.outputs if output.name is not None
+    }
+    ends = {value.name for value in child.graph.outputs}
+    frontier: list[str] = []
+    for node in child.graph:
+        for index, output in enumerate(node.outputs):
+            if not output.name or output.name in ends or output.name not in before:
+                continue
+            old_node, old_output = before[output.name]
+            if comparison.static(output) and comparison.static(old_output):
+                continue
+            if old_output.index() != index or not comparison.same_node(old_node, node):
+                frontier.append(output.name)
+    changed = comparison.changed_tensors()
+    return Changes(frontier, changed, comparison.changed_rows(changed))

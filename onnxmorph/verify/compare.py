@@ -1,0 +1,281 @@
+"""How far two values are apart, measured in the parent's own noise.
+
+For one run, with parent value ``p``, child value ``c`` and perturbed runs of the parent ``p_k``:
+
+* ``ratio = max|c - p| / max(max_k max|p_k - p|, eps max|p|)`` over all elements,
+* ``channel_ratio = max_j rms_j(c - p) / max(rms_j(p_k - p), median_i rms_i(p_k - p), eps rms_j(p))`` over the channels
+  ``j`` of axis 1 and of the last axis.
+
+The second sees one wrong channel that hides under the noise of a larger one. The median keeps a channel that happened
+not to move (few elements, or weights that are exactly zero) from turning rounding into an alarm. ``eps`` is half a unit
+in the last place of the value's type.
+
+Integers, booleans and strings must be equal, except where the parent flips under its own noise: then the child may
+differ in about as many places, and by no larger steps for quantized bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxmorph.verify.certificate import Comparison
+
+__all__ = ["LIMIT", "Measurement", "flatten", "is_floating", "measure", "record"]
+
+LIMIT = 30.0
+"""Largest quotient of difference and noise that counts as rounding; how it was found: tests/verify/test_compare.py."""
+
+_NONDETERMINISTIC_SHARE = 1e-3
+"""A parent that misses itself by this share of its spread, same inputs and session, does not repeat itself."""
+
+_FLIP_ALLOWANCE = (3, 4)
+"""A discrete value may differ in ``3 n + 4`` places where the parent's own noise flips ``n > 0``."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Parent against child for one value in one run; the fields are those of `Comparison`."""
+
+    max_abs: float
+    scale: float
+    noise_floor: float
+    ratio: float
+    channel_ratio: float
+    channel: tuple[int, int] | None
+    nondeterministic: bool
+    reason: str | None = None
+    informative: bool = True
+
+    def worst(self) -> float:
+        """The larger of the two ratios."""
+        return max(self.ratio, self.channel_ratio)
+
+
+def is_floating(array: Array) -> bool:
+    """Whether the array holds floating-point numbers, numpy's own or ml_dtypes' (bfloat16 and the 8-bit ones)."""
+    return array.dtype.kind in "fc" or (array.dtype.kind == "V" and array.dtype.names is None)
+
+
+def unit_rounding(dtype: np.dtype[Any]) -> float:
+    """Half a unit in the last place of 1.0 in this type: the relative error of one rounding."""
+    if dtype.kind in "fc":
+        return float(np.finfo(dtype).eps) / 2
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype).eps) / 2  # type: ignore[no-untyped-call]
+
+
+def flatten(value: Any, name: str) -> dict[str, Array | None]:
+    """The arrays in what ONNX Runtime gave for one output, each under a name that says where it sits.
+
+    Sequences of maps with the same keys (the ZipMap of tree and linear classifiers) become one array of rows.
+    """
+    if value is None:
+        return {name: None}
+    if isinstance(value, Mapping):
+        return {name: np.asarray([value[key] for key in sorted(value, key=str)])} if value else {name: np.empty(0)}
+    if isinstance(value, list):
+        if value and all(isinstance(item, Mapping) for item in value):
+            keys = sorted({key for item in value for key in item}, key=str)
+            if all(len(item) == len(keys) for item in value):
+                return {name: np.asarray([[item[key] for key in keys] for item in value])}
+        leaves: dict[str, Array | None] = {f"{name}.length": np.asarray(len(value), np.int64)}
+        for index, item in enumerate(value):
+            leaves.update(flatten(item, f"{name}[{index}]"))
+        return leaves
+    return {name: np.asarray(value)}
+
+
+def measure(
+    parent: Array | None,
+    child: Array | None,
+    noisy: Sequence[Array | None],
+    repeats: Sequence[Array | None] = (),
+    *,
+    input_scale: float = 1.0,
+) -> Measurement:
+    """Distance of the child's value from the parent's, in units of the parent's noise.
+
+    Args:
+        parent: Value of the parent.
+        child: Value of the child on the same inputs.
+        noisy: Values of the parent with inputs or weights moved by one rounding, or with optimisations on.
+        repeats: Values of the parent run again, unchanged, in the same session.
+        input_scale: Largest magnitude among the inputs; the scale of rounding where the parent is exactly zero.
+    """
+    if parent is None or child is None:
+        if parent is None and child is None:
+            return _equal(informative=False)
+        return _different("empty in one model and present in the other")
+    if parent.dtype != child.dtype:
+        return _different(f"element type {parent.dtype} became {child.dtype}")
+    if parent.shape != child.shape:
+        return _different(f"shape {list(parent.shape)} became {list(child.shape)}")
+    usable = [array for array in noisy if array is not None and array.shape == parent.shape]
+    again = [array for array in repeats if array is not None and array.shape == parent.shape]
+    if len(again) < len(repeats):
+        return _nondeterministic()
+    if parent.size == 0:
+        return _equal(informative=False)
+    if not is_floating(parent):
+        return _measure_discrete(parent, child, usable, again)
+    return _measure_floating(parent, child, usable, again, input_scale)
+
+
+def _equal(*, informative: bool = True, scale: float = 0.0, floor: float = 0.0) -> Measurement:
+    return Measurement(0.0, scale, floor, 0.0, 0.0, None, nondeterministic=False, informative=informative)
+
+
+def _different(reason: str) -> Measurement:
+    infinite = float("inf")
+    return Measurement(infinite, 0.0, 0.0, infinite, infinite, None, nondeterministic=False, reason=reason)
+
+
+def _nondeterministic() -> Measurement:
+    return Measurement(0.0, 0.0, 0.0, 0.0, 0.0, None, nondeterministic=True, informative=False)
+
+
+def _measure_discrete(parent: Array, child: Array, noisy: list[Array], again: list[Array]) -> Measurement:
+    if any(not np.array_equal(array, parent) for array in again):
+        return _nondeterministic()
+    wrong = parent != child
+    mismatches = int(np.count_nonzero(wrong))
+    if mismatches == 0:
+        return _equal(scale=1.0)
+    flips = max((int(np.count_nonzero(array != parent)) for array in noisy), default=0)
+    slope, offset = _FLIP_ALLOWANCE
+    step, largest_step = float("nan"), float("inf")
+    if parent.dtype.kind in "iu":
+        step = float(np.max(np.abs(child.astype(np.float64) - parent.astype(np.float64))))
+        if parent.dtype.itemsize == 1:
+            largest_step = max(
+                (float(np.max(np.abs(array.astype(np.float64) - parent.astype(np.float64)))) for array in noisy),
+                default=0.0,
+            )
+    share = mismatches / parent.size
+    distance = step if parent.dtype.kind in "iu" else share
+    explained = flips > 0 and mismatches <= slope * flips + offset and not step > 2 * largest_step
+    if explained:
+        return Measurement(distance, 1.0, flips / parent.size, mismatches / (slope * flips + offset), 0.0, None, False)
+    reason = f"{mismatches} of {parent.size} {'strings' if parent.dtype.kind in 'OUS' else 'elements'} differ"
+    return Measurement(distance, 1.0, flips / parent.size, float("inf"), 0.0, None, False, reason=reason)
+
+
+def _measure_floating(
+    parent: Array, child: Array, noisy: list[Array], again: list[Array], input_scale: float
+) -> Measurement:
+    unit = unit_rounding(parent.dtype)
+    reference = _wide(parent)
+    finite = np.isfinite(reference)
+    magnitude = np.where(finite, np.abs(reference), 0.0)
+    scale = float(magnitude.max())
+
+    repeated = [_distance(reference, _wide(array)) for array in again]
+    if any(_does_not_repeat(distance, reference, finite) for distance in repeated):
+        return _nondeterministic()
+    noise = repeated + [_distance(reference, _wide(array)) for array in noisy]
+    difference = _distance(reference, _wide(child))
+    # Where the parent itself flips between finite and not, nothing can be asked of the child.
+    for array in noise:
+        unstable = ~np.isfinite(array)
+        if unstable.any():
+            difference = np.where(unstable, 0.0, difference)
+            array[unstable] = 0.0
+    informative = bool(finite.any())
+    floor = max([unit * scale, *(float(array.max()) for array in noise)])
+    if floor == 0.0:
+        floor = unit * input_scale
+    max_abs = float(difference.max())
+    if max_abs == 0.0:
+        return _equal(informative=informative, scale=scale, floor=floor)
+    reason = None
+    if not np.isfinite(max_abs):
+        reason = "NaN or infinite in one model where the other is finite"
+        return Measurement(max_abs, scale, floor, float("inf"), float("inf"), None, False, reason, informative)
+    channel_ratio, channel = _worst_channel(difference, noise, magnitude, unit, floor)
+    return Measurement(max_abs, scale, floor, max_abs / floor, channel_ratio, channel, False, None, informative)
+
+
+def _wide(array: Array) -> Array:
+    if array.dtype.kind == "c":
+        return array.astype(np.complex128)
+    return array.astype(np.float64)
+
+
+def _distance(one: Array, other: Array) -> Array:
+    """Element-wise ``|one - other|``; 0 where both are the same NaN or infinity, infinite where only one is."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance: Array = np.abs(one - other)
+        odd = ~np.isfinite(distance)
+        if odd.any():
+            same = (np.isnan(one) & np.isnan(other)) | (one == other)
+            distance[odd] = np.where(same[odd], 0.0, np.inf)
+    return distance
+
+
+def _does_not_repeat(distance: Array, reference: Array, finite: Array) -> bool:
+    if not distance.any():
+        return False
+    if not np.isfinite(distance).all():
+        return True
+    values = reference[finite]
+    spread = float(np.sqrt(np.mean(np.abs(values - values.mean()) ** 2))) if values.size > 1 else 0.0
+    if spread == 0.0:
+        spread = float(np.abs(values).max(initial=0.0))
+    return float(np.sqrt(np.mean(distance**2))) > _NONDETERMINISTIC_SHARE * spread
+
+
+def _worst_channel(
+    difference: Array, noise: list[Array], magnitude: Array, unit: float, floor: float
+) -> tuple[float, tuple[int, int] | None]:
+    """Largest ratio of root mean squares over single channels, and the ``(axis, index)`` it was found at."""
+    rank = difference.ndim
+    axes = {1, rank - 1} if rank >= 2 else set()
+    worst, where = 0.0, None
+    for axis in sorted(axes):
+        if difference.shape[axis] < 2:
+            continue
+        others = tuple(other for other in range(rank) if other != axis)
+        moved = np.sqrt(np.mean(difference**2, axis=others))
+        size = np.sqrt(np.mean(magnitude**2, axis=others))
+        own = np.sqrt(np.mean([np.mean(array**2, axis=others) for array in noise], axis=0)) if noise else 0.0 * moved
+        moving = own[own > 0]
+        typical = float(np.median(moving)) if moving.size else 0.0
+        allowed = np.maximum(np.maximum(own, typical), unit * size)
+        allowed[allowed == 0] = floor
+        ratios = moved / allowed
+        index = int(np.argmax(ratios))
+        if ratios[index] > worst:
+            worst, where = float(ratios[index]), (axis, index)
+    return worst, where
+
+
+def record(comparison: Comparison, measured: Measurement, run: int, limit: float = LIMIT) -> None:
+    """Adds one run's measurement to what is known of a value."""
+    if measured.nondeterministic:
+        comparison.status = "nondeterministic"
+        comparison.reason = "the parent does not repeat itself here"
+        return
+    if comparison.status == "nondeterministic":
+        return
+    if measured.max_abs > comparison.max_abs or (comparison.max_abs == 0 and comparison.noise_floor == 0):
+        comparison.noise_floor = measured.noise_floor
+        comparison.max_abs = max(comparison.max_abs, measured.max_abs)
+    if measured.scale > 0:
+        comparison.max_rel = max(comparison.max_rel, measured.max_abs / measured.scale)
+    if measured.worst() > max(comparison.ratio, comparison.channel_ratio):
+        comparison.worst_input = run
+    comparison.ratio = max(comparison.ratio, measured.ratio)
+    if measured.channel_ratio > comparison.channel_ratio:
+        comparison.channel_ratio, comparison.channel = measured.channel_ratio, measured.channel
+    if measured.worst() > limit:
+        comparison.status = "differs"
+        comparison.reason = comparison.reason or measured.reason
+    elif measured.max_abs > 0 and comparison.status == "equal":
+        comparison.status = "within-noise"

@@ -1,0 +1,152 @@
+"""The negative self-test: faults planted in the child's changed weights, which the verification must see.
+
+A verdict of "equivalent" is worth as much as the smallest fault that would have overturned it. A dead head, saturated
+units or a long average can hide a wrong weight from every output; only trying shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.verify.noise import set_tensor
+
+__all__ = ["SIZES", "FaultTrial", "Place", "places", "plant", "summarise", "try_faults"]
+
+SIZES = (0.05, 0.02, 0.01)
+"""Sizes of the planted faults: shares of the standard deviation of the weight's tensor."""
+
+_MOST_PLACES = 6
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One element of one weight tensor: the value that carries the tensor and the flat index into it."""
+
+    value: ir.Value
+    index: int
+
+
+@dataclass(frozen=True)
+class FaultTrial:
+    """One planted fault: where, how large as a share of the tensor's spread, and whether it was seen."""
+
+    weight: str
+    index: int
+    size: float
+    seen: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The trial as JSON values."""
+        return {"weight": self.weight, "index": self.index, "size": self.size, "seen": self.seen}
+
+
+def _spread(array: Array) -> float:
+    values = array.astype(np.float64)
+    spread = float(np.std(values))
+    return spread if spread > 0 else float(np.max(np.abs(values), initial=0.0))
+
+
+def places(candidates: Iterable[ir.Value], tensor_of: dict[ir.Value, ir.TensorProtocol], seed: int) -> list[Place]:
+    """Where to plant: in up to six floating-point tensors, alternately at a random weight and at the largest one."""
+    generator = np.random.default_rng([seed, 3])
+    weights = [value for value in candidates if _is_weight(tensor_of[value])]
+    if len(weights) > _MOST_PLACES:
+        picked = sorted(generator.choice(len(weights), _MOST_PLACES, replace=False))
+        weights = [weights[int(index)] for index in picked]
+    found: list[Place] = []
+    for rank, value in enumerate(weights):
+        array = np.asarray(tensor_of[value].numpy())
+        flat = array.reshape(-1)
+        if rank % 2 == 0:
+            live = np.flatnonzero(flat) if flat.size <= 1 << 22 else np.arange(flat.size)
+            index = int(generator.choice(live)) if live.size else 0
+        else:
+            index = int(np.argmax(np.abs(flat.astype(np.float32) if flat.dtype.kind != "f" else flat)))
+        found.append(Place(value, index))
+    return found
+
+
+def _is_weight(tensor: ir.TensorProtocol) -> bool:
+    floats = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return tensor.dtype in floats and tensor.size > 1
+
+
+def plant(tensor: ir.TensorProtocol, index: int, size: float) -> ir.TensorProtocol | None:
+    """A copy of the tensor with one element moved by ``size`` spreads; ``None`` where its type rounds that away."""
+    array = np.array(tensor.numpy())
+    flat = array.reshape(-1)
+    before = flat[index]
+    flat[index] = np.asarray(float(before) + size * _spread(array)).astype(array.dtype)
+    if flat[index] == before:
+        return None
+    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
+
+
+def try_faults(
+    planted: list[Place],
+    tensor_of: dict[ir.Value, ir.TensorProtocol],
+    seen: Callable[[], bool],
+    out_of_time: Callable[[], bool],
+) -> list[FaultTrial]:
+    """Plants each fault in turn, largest first, asks ``seen``, and puts the weight back.
+
+    A place where a size was not seen is not tried with smaller ones: they are noted as unseen.
+    """
+    trials: list[FaultTrial] = []
+    blind: set[Place] = set()
+    for size in SIZES:
+        for place in planted:
+            if out_of_time() and trials:
+                return trials
+            original = tensor_of[place.value]
+            faulty = plant(original, place.index, size)
+            if faulty is None:
+                continue
+            found = False
+            if place not in blind:
+                set_tensor(place.value, faulty)
+                try:
+                    found = seen()
+                finally:
+                    set_tensor(place.value, original)
+            if not found:
+                blind.add(place)
+            trials.append(FaultTrial(str(place.value.name), place.index, size, found))
+    return trials
+
+
+def summarise(trials: list[FaultTrial]) -> tuple[float | None, list[str]]:
+    """The smallest size at which every planted fault was seen, and what to warn of.
+
+    Where no size was seen everywhere, the smallest seen at more than half of the places counts, with a warning.
+    """
+    warnings: list[str] = []
+    shares = {size: [trial.seen for trial in trials if trial.size == size] for size in SIZES}
+    shares = {size: seen for size, seen in shares.items() if seen}
+    if not shares:
+        return None, []
+    largest = max(shares)
+    if not any(shares[largest]):
+        warnings.append(
+            f"blind: none of {len(shares[largest])} planted faults of {largest:.0%} of a weight's spread was seen; "
+            "the outputs hardly depend on what changed"
+        )
+        return None, warnings
+    if not all(shares[largest]):
+        missed = sorted({trial.weight for trial in trials if trial.size == largest and not trial.seen})
+        warnings.append(
+            f"{shares[largest].count(False)} of {len(shares[largest])} planted faults of {largest:.0%} of a weight's "
+            f"spread were not seen: {', '.join(repr(name) for name in missed[:3])}"
+        )
+    everywhere = [size for size, seen in shares.items() if all(seen)]
+    mostly = [size for size, seen in shares.items() if 2 * seen.count(True) > len(seen)]
+    if everywhere:
+        return min(everywhere), warnings
+    return (min(mostly) if mostly else None), warnings
