@@ -1,1 +1,24 @@
-""""""
+"""The morphism equation on arrays ``(out, in / groups, *taps)``: no ONNX here."""
+
+from __future__ import annotations
+
+from onnxmorph.equation.factorization import Factorization
+from onnxmorph.equation.kernels import compose, embed, extent, identity_kernel, inner_offset, outer_bias
+from onnxmorph.equation.mirror import mirror
+from onnxmorph.equation.solve import MEMORY_LIMIT, bytes_needed, default_width, least_width, solve
+
+__all__ = [
+    "MEMORY_LIMIT",
+    "Factorization",
+    "bytes_needed",
+    "compose",
+    "default_width",
+    "embed",
+    "extent",
+    "identity_kernel",
+    "inner_offset",
+    "least_width",
+    "mirror",
+    "outer_bias",
+    "solve",
+]
