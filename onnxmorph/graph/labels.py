@@ -1,9 +1,15 @@
 """A readable stem for the names of new nodes and weights.
 
-Exporters name things after modules in one place and after counters in another. The best name available is taken:
-the weight's (`features.3.weight` gives `features.3`), unless a counter made it; then the node's path without its
-operator (`/layer1/layer1.0/conv1/Conv` gives `layer1.0.conv1`), unless it is nothing but the operator; then the
-output's name.
+Exporters name things after modules in one place and after counters in another. The best name available is taken, in
+this order:
+
+1. the weight's, less its ending: `features.3.weight` gives `features.3`;
+2. the bias's, likewise: exporters fold or transpose the weight under a new name more often than the bias;
+3. the node's path less its operator: `/layer1/layer1.0/conv1/Conv` gives `layer1.0.conv1`;
+4. the node's name, the output's name, the operator.
+
+A name that a counter made (`onnx::Conv_123`, `/Constant_5_output_0`, `val_7`) is passed over as long as a better one
+may follow.
 """
 
 from __future__ import annotations
@@ -12,74 +18,78 @@ import re
 
 __all__ = ["generic", "label"]
 
-_WEIGHT_ENDINGS = re.compile(r"(?i)(?:[._/](?:weights?|kernel|w|w_0|readvariableop|tensor))+(?::\d+)?$")
-_COUNTERS = re.compile(
-    r"""(?ix)
-    ^ (?: .*onnx::.*                                 # onnx::Conv_123
-        | .*(?:^|[/_.])constant(?:_\d+)?(?:_output_\d+)?   # /Constant_5_output_0
-        | [a-z]{0,2}_?\d+                            # 123, v12, W3
-        | (?:val|value|tensor|tmp|const|const_fold_opt_|const_fold_opt__|initializer|param|weight|x|w|b|t|node|arg|slice|getitem)s?_*\d*
-        | (?:conv|convtranspose|gemm|matmul|add|linear|dense|conv2d|conv1d|conv3d|fc)?_?tensor_?\d*
-    ) $"""
+_MODULE_ENDING = re.compile(r"(?i)[._/](?:weights?|kernel|bias(?:es)?)(?::\d+)?$")
+_FRAMEWORK_ENDING = re.compile(r"(?i)(?:[._/](?:w_0|b_0|w|b|readvariableop|read|tensor))+(?::\d+)?$")
+_COUNTERS = (
+    re.compile(r"(?i)^.*onnx::.*$"),
+    re.compile(r"(?i)^(?:.*[/_.])?constant(?:_\d+)?(?:_output_\d+)?$"),
+    re.compile(r"(?i)^[a-z]{0,2}_*\d*$"),
+    re.compile(
+        r"(?i)^(?:val|value|tensor|tmp|const|const_fold_opt|initializer|param|weight|bias|node|arg|slice|getitem|"
+        r"transpose|reshape|unsqueeze|squeeze|cast|identity|shape|permute|view|linear|conv\dd|conv|matmul|gemm|add|"
+        r"addmm|mm|bmm|t)?s?(?:_+\d+)*$"
+    ),
 )
-_OPERATOR_TAIL = re.compile(
-    r"(?i)^(?:conv|convtranspose|conv\dd|gemm|matmul|add|biasadd|sub|fusedconv|fusedgemm)(?:_?\d+)?(?:_output_\d+)?$"
+_OPERATOR = re.compile(
+    r"(?:Fused|Quant)?(?:ConvTranspose|Conv|Gemm|MatMul|Add|BiasAdd|Sub|Einsum|LSTM|GRU|RNN|Conv\dD|Tensordot)"
+    r"(?:Integer|NBits)?(?:_quant)?(?:_?\d+)?(?:_output_\d+|:\d+)?$"
 )
-_COMPONENTS = re.compile(r"[/\\:;]+")
+_SEPARATORS = re.compile(r"[/\\]+|:{2,}")
 _UNWELCOME = re.compile(r"[^A-Za-z0-9_.\-]+")
 
 
 def generic(name: str) -> bool:
-    """Whether a name says nothing of the layer: a counter's, or an exporter's own."""
-    return not name or _COUNTERS.match(name) is not None
-
-
-def _clean(text: str) -> str:
-    return _UNWELCOME.sub("_", text).strip("._-")
+    """Whether a name says nothing of the layer: a counter made it."""
+    return any(pattern.match(name) for pattern in _COUNTERS)
 
 
 def _path(name: str) -> str:
     """Components joined by dots; a component that repeats the one before (`layer1/layer1.0`) takes its place."""
     parts: list[str] = []
-    for part in filter(None, _COMPONENTS.split(name)):
+    for part in filter(None, _SEPARATORS.split(name)):
         if parts and part.startswith(parts[-1] + "."):
             parts[-1] = part
-        else:
+        elif not parts or part != parts[-1]:
             parts.append(part)
-    return _clean(".".join(parts))
+    return _UNWELCOME.sub("_", ".".join(parts)).strip("._-")
 
 
-def label(weight_name: str | None, node_name: str | None, output_name: str | None, op: str) -> str:
+def _without_operator(name: str) -> str:
+    parts = [part for part in _SEPARATORS.split(name) if part]
+    while parts and _OPERATOR.fullmatch(parts[-1]):
+        parts.pop()
+    return _path("/".join(parts))
+
+
+def _of_tensor(name: str | None) -> str | None:
+    if not name or generic(name):
+        return None
+    ended = _MODULE_ENDING.search(name)
+    if ended:
+        return _path(name[: ended.start()]) or None  # what stands before `.weight` is a module, even if it is a number
+    stem = _without_operator(_FRAMEWORK_ENDING.sub("", name))
+    return None if generic(stem) else stem
+
+
+def label(weight: str | None, bias: str | None, node: str | None, output: str | None, op: str) -> str:
     """The stem for one layer; never empty, not necessarily unique.
 
     Args:
-        weight_name: Name of the stored tensor, ``None`` where it should not count (shared with another layer).
-        node_name: Name of the linear node, may be empty.
-        output_name: Name of the layer's output.
-        op: Operator, the last resort.
+        weight: Name of the stored tensor; ``None`` where it should not count (used by another layer too).
+        bias: The bias's, likewise.
+        node: Name of the linear node, may be empty.
+        output: Name of the layer's output.
+        op: The operator.
     """
-    if weight_name:
-        stem = _WEIGHT_ENDINGS.sub("", weight_name)
-        last = _COMPONENTS.split(stem)[-1]
-        if not generic(weight_name) and not generic(stem) and not generic(last) and _path(stem):
-            return _without_operator(_path(stem)) or _path(stem)
-    if node_name and ("/" in node_name or "." in node_name):
-        stem = _without_operator(_path(node_name))
-        if stem and not generic(stem):
+    for tensor in (weight, bias):
+        stem = _of_tensor(tensor)
+        if stem:
             return stem
-    for name in (node_name, output_name):
-        if name and not generic(name) and _path(name) and not _OPERATOR_TAIL.match(name.strip("/")):
+    if node and "/" in node:
+        stem = _without_operator(node)
+        if stem:
+            return stem
+    for name in (node, output):
+        if name and not generic(name) and _path(name):
             return _path(name)
-    return _path(output_name or node_name or "") or op.lower()
-
-
-def _without_operator(path: str) -> str:
-    parts = path.split(".")
-    while parts and _OPERATOR_TAIL.match(parts[-1]) and len(parts) > 1 and not _is_module(parts[-1]):
-        parts.pop()
-    return ".".join(parts)
-
-
-def _is_module(part: str) -> bool:
-    # `conv1` names a module of torch's, `Conv` and `Conv_1` an operator.
-    return re.match(r"^[a-z]+\d*$", part) is not None
+    return _path(node or output or "") or op.lower()

@@ -1,8 +1,8 @@
-"""Conv, ConvTranspose, Gemm and MatMul(+Add) seen as one thing: a linear layer with a kernel `(out, in/groups, *kernel)`.
+"""Conv, ConvTranspose, Gemm and MatMul(+Add) as one thing: a linear layer with a kernel `(out, in/groups, *kernel)`.
 
-A layer is listed whether or not a morph can touch it; `LinearLayer.blocked` says why not. What stands between the stored
-tensor and the operator (Constant nodes, Transpose, Cast, DequantizeLinear ...) is `ConstantSource`'s business, how the
-stored weight relates to the kernel is `WeightForm`'s.
+A layer is listed whether or not a morph can touch it; `LinearLayer.blocked` says why not. What stands between the
+stored tensor and the operator (Constant nodes, Transpose, Cast, DequantizeLinear ...) is `ConstantSource`'s business,
+how the stored weight relates to the kernel is `WeightForm`'s.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class LinearLayer:
 
     @property
     def activation(self) -> Activation | None:
-        """The activation that follows, through a batch normalisation and layout; ``None`` when anything else uses it."""
+        """The activation that follows, through normalisation and layout; ``None`` when anything else uses a value."""
         return self._following.activation
 
     @property

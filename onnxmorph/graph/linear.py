@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,7 @@ __all__ = ["find"]
 
 _FLOATS = frozenset(("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"))
 _STANDARD = ("", "ai.onnx")
+_LAYOUT = frozenset(("Identity", "Transpose", "Reshape", "Cast", "CastLike"))
 
 
 @dataclass
@@ -149,10 +151,19 @@ class _Search:
                 found.block("malformed", f"its output_shape {output_shape} does not fit {axes} kernel axes")
                 return found
             found.pads = transpose_pads(
-                auto_pad, explicit, found.kernel, found.strides, found.dilations, sizes, added, output_shape
+                auto_pad,
+                explicit,
+                found.kernel,
+                strides=found.strides,
+                dilations=found.dilations,
+                sizes=sizes,
+                output_padding=added,
+                output_shape=output_shape,
             )
         else:
-            found.pads = convolution_pads(auto_pad, explicit, found.kernel, found.strides, found.dilations, sizes)
+            found.pads = convolution_pads(
+                auto_pad, explicit, found.kernel, strides=found.strides, dilations=found.dilations, sizes=sizes
+            )
         if any(pad is not None and pad < 0 for pad in (*found.pads.begin, *found.pads.end)):
             found.block("malformed", "negative padding is no padding ONNX defines for it")
         self._bias_input(found, 2, axes + 2)
@@ -187,7 +198,7 @@ class _Search:
             found.input_axis, found.output_axis = (0 if transposed_left else 1), 1
         found.out_channels, found.in_channels = dims if found.form.out_first else dims[::-1]
         found.bias_scale = beta
-        if alpha == 0 or alpha != alpha or alpha in (float("inf"), float("-inf")):
+        if alpha == 0 or not math.isfinite(alpha):
             found.block("malformed", f"alpha is {alpha}: its weight has no effect that could be factorised")
         if on_the_left:
             found.block(
@@ -225,9 +236,7 @@ class _Search:
         found.out_channels, found.in_channels = dims[-2:] if out_first else dims[:-3:-1]
         found.input_axis = found.output_axis = -2 if on_the_left else -1
         if len(dims) > 2:
-            found.block(
-                "batched-weight", f"its weight of shape {dims} is a stack of matrices, one for each batch entry"
-            )
+            found.block("batched-weight", f"its weight of shape {dims} is a stack of matrices")
         elif on_the_left:
             found.block(
                 "weight-on-the-left", "its weight is the left operand, so that channels lie along the last but one axis"
@@ -286,7 +295,7 @@ class _Search:
             if scope.function is not None and self._is_call_constant(weighed):
                 found.block(
                     "weight-is-function-input",
-                    f"its weight '{weighed.name}' is an input of the function '{scope.function.name}', whose calls share one body",
+                    f"its weight is the input '{weighed.name}' of '{scope.function.name}', shared by its calls",
                     "inline the model's functions first",
                 )
             else:
@@ -361,15 +370,7 @@ class _Search:
         found.bias = source
         dims = source.shape
         if found.node.op_type == "Gemm":
-            axis = found.output_axis - 2
-            allowed = (
-                dims is not None
-                and len(dims) <= rank
-                and all(
-                    size == 1 or (position - len(dims) == axis and size == found.out_channels)
-                    for position, size in enumerate(dims)
-                )
-            )
+            allowed = dims is not None and _along_one_axis(dims, found.output_axis - rank, found.out_channels, rank)
         else:
             allowed = dims == (found.out_channels,)
         if not allowed:
@@ -425,11 +426,12 @@ class _Search:
     def _finished(self, index: int, found: _Found, keys: list[str], others: list[int]) -> LinearLayer:
         node, output = found.node, found.output
         root = found.weight.root
+        bias = None if found.bias is None else found.bias.root
         return LinearLayer(
             index=index,
             key=keys[index],
             name=node_label(node),
-            label=label(root.name if root is not None and not others else None, node.name, output.name, node.op_type),
+            label=label(_name(root, others), _name(bias, []), node.name, output.name, node.op_type),
             op=node.op_type,
             node=node,
             nodes=(node,) if found.bias_node is None else (node, found.bias_node),
@@ -458,6 +460,10 @@ class _Search:
         )
 
 
+def _name(root: ir.Value | None, others: list[int]) -> str | None:
+    return None if root is None or others else root.name
+
+
 def _constant_at_calls(model: ir.Model) -> set[ir.Value]:
     """Function inputs that at least one call gives a constant for, also through calls of calls."""
     functions = {function.identifier(): function for function in model.functions.values()}
@@ -477,6 +483,13 @@ def _constant_at_calls(model: ir.Model) -> set[ir.Value]:
                     constants.add(taken)
         if len(constants) == before:
             return constants
+
+
+def _along_one_axis(dims: tuple[int, ...], axis: int, channels: int, rank: int) -> bool:
+    """Whether a shape, broadcast from the right, varies at most along one axis (counted from the back)."""
+    if len(dims) > rank:
+        return False
+    return all(size == 1 or (size == channels and position - len(dims) == axis) for position, size in enumerate(dims))
 
 
 def _refers(node: ir.Node) -> bool:

@@ -27,6 +27,24 @@ LARGEST_STORED = 1024
 
 _INFERENCE_IR_VERSION = 10
 
+_STAND_INS: dict[tuple[str, str], tuple[str, int]] = {
+    **{
+        ("com.microsoft", op): ("Identity", 1)
+        for op in ("Gelu", "FastGelu", "QuickGelu", "BiasGelu", "RotaryEmbedding", "GroupNorm")
+    },
+    ("com.microsoft", "SkipLayerNormalization"): ("Identity", 1),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): ("Identity", 1),
+    ("com.microsoft", "FusedConv"): ("Conv", 3),
+    ("com.microsoft", "FusedGemm"): ("Gemm", 3),
+    ("com.microsoft", "DequantizeLinear"): ("DequantizeLinear", 3),
+    ("com.microsoft", "QuantizeLinear"): ("QuantizeLinear", 3),
+    ("", "SimplifiedLayerNormalization"): ("Identity", 1),
+    ("ai.onnx.ml", "Scaler"): ("Cast", 1),
+    ("ai.onnx.ml", "Normalizer"): ("Cast", 1),
+}
+"""Operators inference knows nothing of, and a standard one with the same shape and type of the first output, given as
+many of the inputs. A Cast is to float, which the operators of ``ai.onnx.ml`` give whatever they take."""
+
 
 class Shapes:
     """Shapes and types of the values of one model, made once; a later edit of the model does not show here."""
@@ -163,7 +181,8 @@ class _Inference:
     def __init__(self, model: ir.Model, overrides: Mapping[ir.Value, Dims]) -> None:
         import onnx
 
-        self._onnx = onnx
+        self._onnx: Any = onnx
+        self._schemas: dict[tuple[str, str], bool] = {}
         self._overrides = overrides
         self._names: dict[ir.Value, str] = {}
         self._types: dict[str, tuple[Dims | None, ir.DataType | None]] = {}
@@ -237,7 +256,10 @@ class _Inference:
                 dimension.dim_param = size
 
     def _graph(self, proto: Any, graph: ir.Graph | ir.Function, top: Any) -> None:
-        """Initializers, nodes and outputs of one scope; what is too large to carry becomes a typed input of `top`."""
+        """Initializers, nodes and outputs of one scope; what is too large to carry becomes a typed input of `top`.
+
+        `top` is ``None`` in the body of a function.
+        """
         if isinstance(graph, ir.Graph):
             for value in graph.initializers.values():
                 if value not in self._overrides:
@@ -250,8 +272,13 @@ class _Inference:
     def _stored(self, proto: Any, value: ir.Value, top: Any) -> None:
         tensor = value.const_value
         if tensor is None:
-            self._typed(top.input.add(), value, _declared_shape(value))
+            if top is not None:
+                self._typed(top.input.add(), value, _declared_shape(value))
         elif tensor.nbytes > LARGEST_STORED or tensor.dtype == ir.DataType.STRING:
+            if top is None:  # in the body of a function there is no place for an input
+                typed = proto.initializer.add(dims=tensor.shape.numpy(), data_type=tensor.dtype.value)
+                typed.name = self._name(value)
+                return
             self._typed(top.input.add(), value, tuple(int(size) for size in tensor.shape.numpy()), tensor.dtype)
         else:
             small = proto.initializer.add(dims=tensor.shape.numpy(), data_type=tensor.dtype.value)
@@ -259,12 +286,19 @@ class _Inference:
             small.name = self._name(value)
 
     def _node(self, proto: Any, node: ir.Node, top: Any) -> None:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if top is not None and node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             tensor = stored(node.outputs[0])
             if tensor is not None and tensor.nbytes > LARGEST_STORED:
                 dims = tuple(int(size) for size in tensor.shape.numpy())
                 self._typed(top.input.add(), node.outputs[0], dims, tensor.dtype)
                 return
+        function = self._functions.get((node.domain, node.op_type, node.overload))
+        if function is not None:
+            self._calls.setdefault(function, []).append(node)
+        stand_in = None if function is not None else _STAND_INS.get((node.domain, node.op_type))
+        if stand_in is not None:
+            self._stand_in(proto, node, *stand_in)
+            return
         copy = proto.node.add(op_type=node.op_type, domain=node.domain)
         if node.overload:
             copy.overload = node.overload
@@ -272,15 +306,30 @@ class _Inference:
         copy.output.extend([self._name(value) if value.name else "" for value in node.outputs])
         for attribute in node.attributes.values():
             self._attribute(copy.attribute.add(), attribute, top)
-        function = self._functions.get((node.domain, node.op_type, node.overload))
-        if function is not None:
-            self._calls.setdefault(function, []).append(node)
-        elif node.domain not in ("", "ai.onnx"):
-            # No schema to derive from: the file's word is all there is.
+        if function is None and top is not None and not self._has_schema(node):
+            # Nothing to derive from: the file's word is all there is.
             for value in node.outputs:
                 if value.name and value.type is not None:
                     self._typed(proto.value_info.add(), value, _declared_shape(value))
                     self.trusted.add(value)
+
+    def _stand_in(self, proto: Any, node: ir.Node, op: str, inputs: int) -> None:
+        copy = proto.node.add(op_type=op)
+        copy.input.extend([self._name(value) for value in node.inputs[:inputs]])
+        copy.output.append(self._name(node.outputs[0]))
+        if op == "Cast":
+            copy.attribute.add(name="to", type=2, i=ir.DataType.FLOAT.value)
+        elif inputs > 1:
+            for attribute in node.attributes.values():
+                self._attribute(copy.attribute.add(), attribute, None)
+
+    def _has_schema(self, node: ir.Node) -> bool:
+        known = self._schemas.get((node.domain, node.op_type))
+        if known is None:
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            version = self._versions.get(domain, self._versions.get("ai.onnx", 1) if not domain else 1)
+            known = self._schemas[node.domain, node.op_type] = bool(self._onnx.defs.has(node.op_type, version, domain))
+        return known
 
     def _attribute(self, copy: Any, attribute: ir.Attr, top: Any) -> None:
         kind = attribute.type.name
@@ -306,7 +355,21 @@ class _Inference:
     # Functions
 
     def _function_proto(self, proto: Any, function: ir.Function) -> None:
-        ir.serde.serialize_function_into(proto, function)
+        """The function as inference needs it to see through its calls; its large constants keep their type only."""
+        proto.name, proto.domain = function.name, function.domain
+        if function.overload:
+            proto.overload = function.overload
+        proto.input.extend([self._name(value) for value in function.inputs])
+        proto.output.extend([self._name(value) for value in function.outputs])
+        for attribute in function.attributes.values():
+            if attribute.value is None:
+                proto.attribute.append(attribute.name)
+            else:
+                ir.serde.serialize_attribute_into(proto.attribute_proto.add(), attribute)
+        for domain, version in function.opset_imports.items():
+            proto.opset_import.add(domain=domain, version=version)
+        for node in function:
+            self._node(proto, node, None)
 
     def _function(self, function: ir.Function) -> None:
         """Infer a function's body from the types its calls agree on, with the attributes they agree on."""

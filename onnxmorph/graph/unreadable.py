@@ -6,14 +6,10 @@ __all__ = ["BLOCKED_OPS", "weight_input"]
 
 _INTEGER = "{op} multiplies integers; the morph equation needs a float weight"
 _QUANTIZED = "{op} computes on quantised numbers; the morph equation needs a float weight"
-_FUSED = "{op} is a fused operator of com.microsoft; export the model without graph optimisations to keep the plain operators"
+_FUSED = "{op} is fused by ONNX Runtime's optimiser; export the model without graph optimisations"
 _PACKED = "{op} holds its weight packed in blocks; morph the model before it is quantised"
-_RECURRENT = (
-    "{op} applies its weights at every time step and feeds the result back; only feed-forward layers can be morphed"
-)
-_ATTENTION = (
-    "{op} holds its projections fused; export the model without graph optimisations to keep the plain operators"
-)
+_RECURRENT = "{op} feeds its result back at every time step; only feed-forward layers can be morphed"
+_ATTENTION = "{op} holds its projections fused; export the model without graph optimisations"
 
 BLOCKED_OPS: dict[tuple[str, str], tuple[str, int]] = {
     ("", "ConvInteger"): (_INTEGER, 1),
