@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -49,7 +49,7 @@ class Checking:
     """How parent and child are compared: provider, real inputs, fixed input shapes by name, and the seed."""
 
     verify: bool
-    provider: str
+    provider: Literal["auto", "cuda", "cpu"]
     inputs: Path | None
     shapes: Mapping[str, tuple[int, ...]]
 
@@ -120,7 +120,7 @@ def checking_options(*, skippable: bool) -> Callable[[Verb], Verb]:
         @functools.wraps(verb)
         def with_checking(
             *args: Any,
-            provider: str,
+            provider: Literal["auto", "cuda", "cpu"],
             inputs: Path | None,
             shapes: tuple[tuple[str, tuple[int, ...]], ...],
             no_verify: bool = False,

@@ -42,6 +42,7 @@ __all__ = [
     "certificate_of",
     "clone",
     "content_hash",
+    "drop_certificate",
     "load",
     "opset",
     "records",
@@ -309,6 +310,25 @@ class Staged:
         """Load what was written, byte for byte as it will be."""
         return load(self.path, data_dir=[self._folder.path, self._folder.destination.parent])
 
+    def attach_certificate(self, certificate: Mapping[str, Any]) -> None:
+        """Add a certificate to what was written, without writing it again.
+
+        A protobuf message may be continued by more of its fields, so it goes behind the model's last byte. What was
+        staged must hold no certificate yet: see :func:`drop_certificate`.
+
+        Raises:
+            ModelError: It cannot be written, or the file would be over 2 GiB.
+        """
+        fragment = onnx.ModelProto()
+        fragment.metadata_props.add(key=CERTIFICATE_KEY, value=_dumped(dict(certificate)))
+        data = fragment.SerializeToString()
+        with self._folder.explained():
+            if self.path.stat().st_size + len(data) > _EMBEDDED_LIMIT:
+                raise ModelError(f"{self._folder.destination}: cannot be written: over 2 GiB with its certificate")
+            with self.path.open("ab", buffering=0) as file:
+                write_all(file, data)
+        self.bytes += len(data)
+
     def commit(self) -> SaveResult:
         """Move the files into their place, the model last and in one step.
 
@@ -512,7 +532,8 @@ class RuntimeForm:
 
     Attributes:
         proto: The serialized model; the initializers below are marked as external data of a file that does not exist.
-        initializers: By name, views into the mapped files, for ``SessionOptions.add_external_initializers``.
+        initializers: By name, read-only views into the mapped files (copies where the file does not align the elements),
+            for ``SessionOptions.add_external_initializers``. Types numpy lacks have their ``ml_dtypes`` type.
     """
 
     proto: bytes
@@ -527,18 +548,20 @@ class _ForRuntime:
         self.initializers: dict[str, npt.NDArray[Any]] = {}
 
     def __call__(self, proto: onnx.TensorProto, tensor: ir.TensorProtocol, *, initializer_of: ir.Graph | None) -> bool:
-        if initializer_of is not self.main or tensor.dtype not in _NUMPY_NATIVE:
+        if initializer_of is not self.main or tensor.dtype not in _ORT_VALUE_TYPES:
             return False
         length = stored_bytes(tensor.dtype, tensor.shape.numpy())
         if length < wire.LARGE:
             return False
         _refer(proto, _NOWHERE, 0, length)
-        self.initializers[proto.name] = np.ascontiguousarray(tensor.numpy())
+        # A compiler may take the alignment of elements for granted, so where the file's layout breaks it: a copy.
+        self.initializers[proto.name] = np.require(tensor.numpy(), requirements=("C", "A"))
         return True
 
 
-_NUMPY_NATIVE = frozenset(
-    {_T.FLOAT, _T.DOUBLE, _T.FLOAT16, _T.BOOL}
+# What an OrtValue can be made of without a copy; packed types and strings are embedded.
+_ORT_VALUE_TYPES = frozenset(
+    {_T.FLOAT, _T.DOUBLE, _T.FLOAT16, _T.BFLOAT16, _T.FLOAT8E4M3FN, _T.FLOAT8E5M2, _T.BOOL}
     | {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64}
 )
 
@@ -641,6 +664,11 @@ def certificate_of(model: ir.Model) -> dict[str, Any] | None:
 def set_certificate(model: ir.Model, certificate: Mapping[str, Any]) -> None:
     """Put a certificate into the model's metadata, in the place of an earlier one."""
     model.metadata_props[CERTIFICATE_KEY] = _dumped(dict(certificate))
+
+
+def drop_certificate(model: ir.Model) -> None:
+    """Take the certificate out of a model's metadata: what held of the parent was not shown of its child."""
+    model.metadata_props.pop(CERTIFICATE_KEY, None)
 
 
 def _dumped(value: Any) -> str:

@@ -18,7 +18,7 @@ __all__ = ["command"]
 @checking_options(skippable=False)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the inputs.")
 @talk_options
-def command(parent: Path, child: Path, checking: Checking, seed: int, talk: Talk) -> None:
+def command(*, parent: Path, child: Path, checking: Checking, seed: int, talk: Talk) -> None:
     """Show that PARENT and CHILD compute the same, or where they part.
 
     Runs both in ONNX Runtime on inputs that can tell them apart and compares outputs and inner values of the same name,
@@ -26,7 +26,7 @@ def command(parent: Path, child: Path, checking: Checking, seed: int, talk: Talk
     """
     from onnxmorph.verify import verify
 
-    from ..certificate import document, show
+    from ..certificate import show
 
     with talk.step("verifying"):
         certificate = verify(
@@ -38,6 +38,6 @@ def command(parent: Path, child: Path, checking: Checking, seed: int, talk: Talk
             seed=seed,
         )
     verdict = "equivalent" if certificate.equivalent else "not equivalent"
-    talk.result(document(certificate), lambda: show(certificate), short=verdict)
+    talk.result(certificate.to_json(), lambda: show(certificate), short=verdict)
     if not certificate.equivalent:
         raise click.exceptions.Exit(1)

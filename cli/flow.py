@@ -1,0 +1,158 @@
+"""What every morph verb does: load, plan, apply, write, verify, put in place, tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import Checking, Output
+from .table import Table
+from .talk import Talk
+
+if TYPE_CHECKING:
+    from onnxmorph._ir import ir
+    from onnxmorph.delivery import Delivery
+    from onnxmorph.plan import Child, Plan
+
+__all__ = ["child_path", "failed_path", "grow"]
+
+
+def child_path(parent: Path, verb: str, output: Output) -> Path:
+    """Where the child goes: what ``-o`` says, else ``STEM.VERB.onnx`` beside the parent.
+
+    Raises:
+        click.UsageError: Something is there and ``--force`` is not given. Said before any work is done.
+    """
+    context = click.get_current_context(silent=True)
+    path = output.path if output.path is not None else parent.with_name(f"{parent.stem}.{verb}.onnx")
+    if path.is_dir():
+        raise click.UsageError(f"{path} is a folder; name the child's file", context)
+    if output.force:
+        return path
+    if _same_file(path, parent):
+        raise click.UsageError(f"the child would overwrite its parent {parent}; --force allows it", context)
+    if os.path.lexists(path):
+        raise click.UsageError(f"{path} exists; choose another with -o, or --force to overwrite it", context)
+    return path
+
+
+def failed_path(path: Path) -> Path:
+    """Where a child that fails verification is kept: ``STEM.failed.onnx`` beside where it would have gone."""
+    return path.with_name(f"{path.stem}.failed{path.suffix or '.onnx'}")
+
+
+def _same_file(path: Path, parent: Path) -> bool:
+    try:
+        return path.samefile(parent)
+    except OSError:
+        return False
+
+
+def grow(
+    parent_path: Path,
+    verb: str,
+    plan: Callable[[ir.Model], Sequence[Plan]],
+    *,
+    output: Output,
+    checking: Checking,
+    seed: int,
+    dry_run: bool,
+    talk: Talk,
+) -> None:
+    """Carries out the plans of one verb, from the parent's file to the child's.
+
+    Args:
+        parent_path: The model to grow.
+        verb: Names the child where ``-o`` does not.
+        plan: From the parent to what is to be done, in order.
+        output: Where the child goes.
+        checking: How it is verified, if it is.
+        seed: Seeds what the verification draws.
+        dry_run: Only tell what would be done.
+        talk: How to tell.
+
+    Raises:
+        click.exceptions.Exit: With code 1, after telling: the child is not equivalent and was not written.
+    """
+    path = child_path(parent_path, verb, output) if not dry_run else None
+    with talk.step("loading"):
+        from onnxmorph import delivery, model
+        from onnxmorph.plan import apply
+
+        parent = model.load(parent_path)
+    with talk.step("planning"):
+        plans = plan(parent)
+    document: dict[str, Any] = {"plan": _record(verb, plans)}
+    if path is None:
+        talk.result({"child": None, **document}, lambda: click.echo("\n".join(plan.describe() for plan in plans)))
+        return
+    with talk.step("solving"):
+        child = apply(parent, plans)
+    check = delivery.Check(checking.provider, checking.inputs, checking.shapes, seed) if checking.verify else None
+    with talk.step("writing and verifying" if check else "writing"):
+        delivered = delivery.deliver(
+            parent,
+            child,
+            path,
+            check=check,
+            overwrite=output.force,
+            share_weights=output.share_weights,
+            keep_failed=failed_path(path) if output.keep_failed else None,
+        )
+    document = {
+        "child": delivered.path,
+        **document,
+        "factors": [factor.to_json() for factor in child.factors],
+        "residual": child.residual,
+        "certificate": None if delivered.certificate is None else delivered.certificate.to_json(),
+        "notes": list(child.notes),
+    }
+    if delivered.kept is not None:
+        document["kept"] = delivered.kept
+    talk.result(document, lambda: _show(plans, child, delivered), short=_short(delivered))
+    if delivered.path is None:
+        raise click.exceptions.Exit(1)
+
+
+def _record(verb: str, plans: Sequence[Plan]) -> dict[str, Any]:
+    """One plan as its record; several as the steps of one."""
+    if len(plans) == 1:
+        return plans[0].record()
+    return {"morph": verb, "steps": [plan.record() for plan in plans]}
+
+
+def _short(delivered: Delivery) -> str | None:
+    return None if delivered.path is None else str(delivered.path)
+
+
+def _show(plans: Sequence[Plan], child: Child, delivered: Delivery) -> None:
+    from .certificate import show
+
+    for plan in plans:
+        click.echo(plan.describe())
+    for note in child.notes:
+        click.echo(f"note: {note}")
+    if child.factors:
+        click.echo()
+        table = Table(["new factor", ">shape", ">occupancy", ">scale ratio"])
+        for factor in child.factors:
+            shape = "x".join(map(str, factor.shape))
+            table.add(factor.name, shape, f"{factor.occupancy:.1%}", f"{factor.scale_ratio:.2f}")
+        table.show()
+        click.echo(f"residual of the morphism equation: {child.residual:.2g}")
+    click.echo()
+    if delivered.certificate is None:
+        click.echo("not verified (--no-verify), as the child's metadata say")
+    else:
+        show(delivered.certificate)
+    if delivered.path is not None:
+        beside = f" and {delivered.data_path.name}" if delivered.data_path is not None else ""
+        click.echo(f"written: {delivered.path}{beside}")
+    elif delivered.kept is not None:
+        click.echo(f"not written; the failed child is kept as {delivered.kept}")
+    else:
+        click.echo("not written, since it is not equivalent (--keep-failed keeps it under another name)")

@@ -1,0 +1,126 @@
+"""From a child in memory to a child on disk: what is put in place is, byte for byte, what was verified.
+
+The child is written beside its destination, loaded again from there, compared with its parent, given the certificate,
+and only then renamed into place. A child that is not equivalent leaves nothing behind, unless it was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxmorph import model as files
+from onnxmorph._ir import ir
+from onnxmorph.plan import Child
+from onnxmorph.verify import Certificate, verify
+
+__all__ = ["Check", "Delivery", "deliver"]
+
+_TRAVELLING_INNER = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """How parent and child are compared; the arguments of :func:`onnxmorph.verify.verify`."""
+
+    provider: Literal["auto", "cuda", "cpu"] = "auto"
+    inputs: Path | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a child.
+
+    Attributes:
+        path: The child's file; ``None`` when it was not written because it failed.
+        data_path: Its data file, where it has one of its own.
+        certificate: What the comparison gave; ``None`` when none was asked for.
+        kept: Where a failed child was kept, when that was asked for.
+    """
+
+    path: Path | None
+    data_path: Path | None = None
+    certificate: Certificate | None = None
+    kept: Path | None = None
+
+
+def deliver(
+    parent: ir.Model,
+    child: Child,
+    path: Path,
+    *,
+    check: Check | None,
+    overwrite: bool = False,
+    share_weights: bool = False,
+    keep_failed: Path | None = None,
+) -> Delivery:
+    """Write a child and show that what was written computes what its parent computes.
+
+    Args:
+        parent: As loaded; left as it is.
+        child: Of ``parent``. Its metadata lose the certificate that its parent may have had.
+        path: Of the child's ``.onnx`` file; external data goes beside it.
+        check: How to compare; ``None`` writes without, and the child's metadata say so.
+        overwrite: Replace files of these names.
+        share_weights: Refer to the parent's data file for what did not change.
+        keep_failed: Where to keep a child that is not equivalent; ``None``: nowhere.
+
+    Raises:
+        ModelError: It cannot be written there; nothing was changed.
+        Refusal: Weights cannot be shared.
+        RuntimeFailure: It cannot be verified here; nothing was written.
+        SelectionError: ``check`` names inputs that the model does not have.
+    """
+    files.drop_certificate(child.model)
+    with files.staged(child.model, path, overwrite=overwrite, share_weights=share_weights) as written:
+        if check is None:
+            written.attach_certificate({"schema": 1, "equivalent": None, "verified": False})
+            result = written.commit()
+            return Delivery(result.path, result.data_path)
+        certificate = verify(
+            parent,
+            written.load(),
+            provider=check.provider,
+            inputs=check.inputs,
+            shapes=check.shapes or None,
+            seed=check.seed,
+            frontier=_frontier(parent, child),
+        )
+        if certificate.equivalent:
+            written.attach_certificate(travelling(certificate))
+            result = written.commit()
+            return Delivery(result.path, result.data_path, certificate)
+    if keep_failed is None:
+        return Delivery(None, None, certificate)
+    with files.staged(child.model, keep_failed, overwrite=overwrite, share_weights=share_weights) as written:
+        written.attach_certificate(travelling(certificate))
+        written.commit()
+    return Delivery(None, None, certificate, keep_failed)
+
+
+def travelling(certificate: Certificate) -> dict[str, Any]:
+    """The certificate as it goes into the child's metadata.
+
+    Without how long it took, so that one parent, plan and seed give one file; and of the inner values only those that
+    moved most, so that a small model is not outweighed by its certificate.
+    """
+    document = certificate.to_json()
+    del document["seconds"]
+    inner = sorted(certificate.inner, key=lambda value: max(value.ratio, value.channel_ratio), reverse=True)
+    document["inner"] = [value.to_json() for value in inner[:_TRAVELLING_INNER]]
+    document["inner_compared"] = len(inner)
+    return document
+
+
+def _frontier(parent: ir.Model, child: Child) -> list[tuple[str, str]]:
+    """The borders of what changed, as far as ONNX Runtime can be asked for them: values of both main graphs."""
+    both = _computed(parent) & _computed(child.model)
+    return [(name, name) for name in child.frontier if name in both]
+
+
+def _computed(model: ir.Model) -> set[str | None]:
+    return {output.name for node in model.graph for output in node.outputs if output.name}
