@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
+
+_TYPE_NAMES = {"FLOAT": "float", "DOUBLE": "double", "FLOAT16": "float16", "BFLOAT16": "bfloat16"}
 
 _KINDS = {
     onnx.defs.OpSchema.AttrType.FLOAT: ir.AttributeType.FLOAT,
@@ -212,10 +214,34 @@ class Builder:
         """
         return opset_of(self.model, self.function)
 
-    def has_op(self, op: str) -> bool:
-        """Whether the standard operator ``op`` exists, and is not withdrawn, in this scope's opset."""
+    def has_op(self, op: str, dtype: ir.DataType | None = None) -> bool:
+        """Whether the standard operator ``op`` exists in this scope's opset, and takes ``dtype`` if that is given."""
         schema = _schema(op, "", self.opset)
-        return schema is not None and not schema.deprecated
+        if schema is None or schema.deprecated:
+            return False
+        if dtype is None:
+            return True
+        wanted = f"tensor({_TYPE_NAMES.get(dtype.name, dtype.name.lower())})"
+        first = schema.inputs[0].type_str
+        return all(
+            wanted in constraint.allowed_type_strs
+            for constraint in schema.type_constraints
+            if constraint.type_param_str == first
+        )
+
+    def accepts(self, node: ir.Node) -> bool:
+        """Whether ``node``, from another scope maybe, means the same here: its attributes and inputs fit."""
+        if node.domain != "":
+            return node.domain in (
+                self.model.graph.opset_imports if self.function is None else self.function.opset_imports
+            )
+        schema = _schema(node.op_type, "", self.opset)
+        return (
+            schema is not None
+            and not schema.deprecated
+            and set(node.attributes) <= set(schema.attributes)
+            and schema.min_input <= len(node.inputs) <= schema.max_input
+        )
 
     def unique(self, name: str) -> str:
         """``name``, or the first of ``name_1``, ``name_2`` ... that no value and no node has. Reserves nothing."""
