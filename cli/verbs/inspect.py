@@ -1,0 +1,168 @@
+"""``onnxmorph inspect``: the layers of a model, what they cost, and what can be done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..options import model_argument, talk_options
+from ..table import Table
+from ..talk import Talk
+
+if TYPE_CHECKING:
+    from onnxmorph.errors import Refusal
+    from onnxmorph.graph.summary import Port, Row, Summary
+
+__all__ = ["command"]
+
+Answers = Sequence[Mapping[str, "Refusal | None"]]
+
+
+@click.command(name="inspect", short_help="List the layers of a model, and which morphs each of them takes.")
+@model_argument("model")
+@talk_options
+def command(*, model: Path, talk: Talk) -> None:
+    """List the layers of a model, and which morphs each of them takes.
+
+    The number, the name, or a part of the name of a layer is what other verbs take as LAYER. MACs are
+    multiply-accumulates for one sample.
+    """
+    with talk.step("loading"):
+        from onnxmorph import model as files
+        from onnxmorph.graph.summary import summarise
+        from onnxmorph.morphs import MORPHS
+
+        loaded = files.load(model)
+    with talk.step("reading the graph"):
+        summary = summarise(loaded)
+        answers = [{morph: why_not(row.layer) for morph, why_not in MORPHS.items()} for row in summary.rows]
+        grown = files.records(loaded)
+    for note in summary.notes:
+        talk.note(note)
+    document = _document(model, summary, answers, grown)
+    talk.result(document, lambda: _show(model, summary, answers, list(MORPHS), grown))
+
+
+def _document(path: Path, summary: Summary, answers: Answers, grown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    totals = summary.totals
+    return {
+        "layers": [_layer(row, answer) for row, answer in zip(summary.rows, answers, strict=True)],
+        "totals": {
+            "layers": len(summary.rows),
+            "parameters": totals.parameters,
+            "macs": totals.macs,
+            "macs_unknown": totals.unknown,
+            "stored": totals.stored,
+        },
+        "model": {
+            "path": path,
+            "name": summary.name,
+            "opsets": summary.opsets,
+            "ir_version": summary.ir_version,
+            "producer": summary.producer,
+            "nodes": summary.nodes,
+            "functions": summary.functions,
+            "inputs": [_port(port) for port in summary.inputs],
+            "outputs": [_port(port) for port in summary.outputs],
+        },
+        "grown": list(grown),
+        "notes": list(summary.notes),
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "dtype": port.dtype, "shape": None if port.shape is None else list(port.shape)}
+
+
+def _layer(row: Row, answer: Mapping[str, Refusal | None]) -> dict[str, Any]:
+    layer = row.layer
+    return {
+        "index": layer.index,
+        "name": layer.name,
+        "op": layer.op,
+        "in": layer.in_channels,
+        "out": layer.out_channels,
+        "kernel": list(layer.kernel),
+        "groups": layer.groups,
+        "activation": _activation(row),
+        "parameters": row.cost.parameters,
+        "macs": row.cost.macs,
+        "label": layer.label,
+        "scope": layer.scope,
+        "output": layer.output.name,
+        "dtype": layer.dtype.name.lower(),
+        "shared_with": list(layer.shared_with),
+        "morphs": {morph: None if refusal is None else str(refusal) for morph, refusal in answer.items()},
+    }
+
+
+def _activation(row: Row) -> str | None:
+    activation = row.layer.activation
+    return None if activation is None else activation.name
+
+
+def _show(
+    path: Path, summary: Summary, answers: Answers, morphs: Sequence[str], grown: Sequence[Mapping[str, Any]]
+) -> None:
+    _show_header(path, summary, grown)
+    table = Table(["#", "name", "op", "in -> out", "kernel", ">groups", "activation", ">parameters", ">MACs", *morphs])
+    reasons: dict[str, int] = {}
+    for row, answer in zip(summary.rows, answers, strict=True):
+        layer = row.layer
+        table.add(
+            f"#{layer.index}",
+            layer.name if not layer.scope else f"{layer.scope}: {layer.name}",
+            layer.op,
+            f"{layer.in_channels or '?'} -> {layer.out_channels or '?'}",
+            "x".join(map(str, layer.kernel)),
+            str(layer.groups),
+            _activation(row) or "",
+            f"{row.cost.parameters:,}",
+            "?" if row.cost.macs is None else f"{row.cost.macs:,}",
+            *(_yes_or_number(refusal, reasons) for refusal in answer.values()),
+        )
+    if not table.rows:
+        click.echo("no linear layers")
+        return
+    table.show()
+    click.echo(_totals(summary))
+    if reasons:
+        click.echo()
+    for reason, number in reasons.items():
+        click.echo(f"[{number}] {reason}")
+
+
+def _yes_or_number(refusal: Refusal | None, reasons: dict[str, int]) -> str:
+    """``yes``, or ``no [3]`` with the reason under that number below the table: reasons are sentences."""
+    if refusal is None:
+        return "yes"
+    return f"no [{reasons.setdefault(str(refusal), len(reasons) + 1)}]"
+
+
+def _show_header(path: Path, summary: Summary, grown: Sequence[Mapping[str, Any]]) -> None:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())
+    by = f", by {summary.producer}" if summary.producer else ""
+    click.echo(f"{path}: opset {opsets}, IR {summary.ir_version}{by}, {summary.nodes} nodes")
+    for what, ports in (("inputs", summary.inputs), ("outputs", summary.outputs)):
+        click.echo(f"{what}: {', '.join(map(_signature, ports))}")
+    if grown:
+        click.echo(f"grown by: {', '.join(str(record.get('morph')) for record in grown)}")
+    click.echo()
+
+
+def _signature(port: Port) -> str:
+    shape = (
+        "of unknown rank" if port.shape is None else f"[{', '.join('?' if d is None else str(d) for d in port.shape)}]"
+    )
+    return f"{port.name} {port.dtype or 'no tensor'} {shape}"
+
+
+def _totals(summary: Summary) -> str:
+    totals = summary.totals
+    stored = "" if totals.stored is None else f" of {totals.stored:,} stored in the model"
+    macs = f"{totals.macs:,} MACs" + (f" and {totals.unknown} layers of unknown size" if totals.unknown else "")
+    count = len(summary.rows)
+    return f"{count} layer{'s' if count != 1 else ''}, {totals.parameters:,} parameters{stored}, {macs}"
