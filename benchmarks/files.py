@@ -1,0 +1,145 @@
+"""Loading and saving a 500 MB model, whole processes, against ``cp`` and against ``onnx.load`` + ``onnx.save``.
+
+    python benchmarks/files.py                     # load and save through onnxmorph.model
+    python benchmarks/files.py --deepen            # onnxmorph deepen --no-verify
+    python benchmarks/files.py --command 'PROGRAM {input} {output}'
+
+Two models are made in a temporary folder: one with external data, one with everything embedded; random weights, a stem
+of 64 channels (the layer to deepen) and a stack of wide convolutions. Every program is run in turn, several times, each
+run a process of its own; what is printed is the median of wall time and of peak memory (resident set, as the kernel counts
+it), and the ratio of the medians. The file cache is warm, and nothing is flushed to disk, for cp as for the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shlex
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WIDE = 1024
+OURS = "import sys; from onnxmorph.model import load, save; save(load(sys.argv[1]), sys.argv[2])"
+THEIRS = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
+
+
+@dataclass
+class Contender:
+    """One program, and what its runs took."""
+
+    name: str
+    arguments: list[str]  # {input}, {output} and {folder} stand for the files
+    seconds: list[float] = field(default_factory=list)
+    peak_mb: list[float] = field(default_factory=list)
+
+    def run(self, model: Path, folder: Path) -> None:
+        output = folder / model.name
+        words = [w.format(input=model, output=output, folder=folder) for w in self.arguments]
+        if words[0] == "cp":
+            words[1:1] = [str(p) for p in (model, model.with_name(model.name + ".data")) if p.exists()]
+        begin = time.perf_counter()
+        process = os.posix_spawnp(words[0], words, os.environ)
+        _, status, usage = os.wait4(process, 0)
+        self.seconds.append(time.perf_counter() - begin)
+        self.peak_mb.append(usage.ru_maxrss / 1024)
+        if status:
+            sys.exit(f"{self.name} failed: {shlex.join(words)}")
+
+
+def make(path: Path, megabytes: int) -> None:
+    """A convolutional network of about ``megabytes`` with external data, written without ever holding it in memory."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+
+    generator = np.random.default_rng(0)
+    shapes: list[tuple[str, tuple[int, ...]]] = [("stem", (64, 3, 3, 3)), ("wide0", (WIDE, 64, 3, 3))]
+    each = WIDE * WIDE * 9 * 4
+    shapes += [(f"wide{i + 1}", (WIDE, WIDE, 3, 3)) for i in range(max(1, round(megabytes * 1e6 / each)))]
+    graph = onnx.GraphProto(name="wide")
+    value = "x"
+    with path.with_name(path.name + ".data").open("wb") as data:
+        for name, shape in shapes:
+            for suffix, dims in ((".weight", shape), (".bias", shape[:1])):
+                array = generator.standard_normal(dims, dtype=np.float32) * np.float32(0.02)
+                tensor = graph.initializer.add(name=name + suffix, data_type=TensorProto.FLOAT, dims=dims)
+                tensor.data_location = TensorProto.EXTERNAL
+                entries = {"location": path.name + ".data", "offset": data.tell(), "length": array.nbytes}
+                for key, entry in entries.items():
+                    tensor.external_data.add(key=key, value=str(entry))
+                data.write(array.tobytes())
+            convolved, activated = f"{name}_convolved", f"{name}_out"
+            inputs = [value, f"{name}.weight", f"{name}.bias"]
+            graph.node.append(helper.make_node("Conv", inputs, [convolved], name=name, pads=[1, 1, 1, 1]))
+            graph.node.append(helper.make_node("Relu", [convolved], [activated], name=f"{name}_relu"))
+            value = activated
+    graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8]))
+    graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", WIDE, 8, 8]))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+    from onnxmorph.model import load, save
+
+    save(load(path), path.with_name("embedded.onnx"), external=False)
+
+
+def compare(model: Path, contenders: list[Contender], runs: int, scratch: Path) -> None:
+    for round_ in range(runs + 1):
+        for contender in contenders:
+            folder = scratch / "out"
+            folder.mkdir()
+            contender.run(model, folder)
+            shutil.rmtree(folder)
+            if round_ == 0:  # warms the caches
+                contender.seconds.clear()
+                contender.peak_mb.clear()
+    reference = statistics.median(contenders[0].seconds)
+    for contender in contenders:
+        seconds = statistics.median(contender.seconds)
+        spread = f"{min(contender.seconds):.3f}-{max(contender.seconds):.3f}"
+        print(
+            f"{model.stem:10} {contender.name:24} {seconds:7.3f} s ({spread})  {seconds / reference:5.2f}x"
+            f"  {statistics.median(contender.peak_mb):7.0f} MB"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=500)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--folder", type=Path, help="where to put the models and copies (default: a temporary folder)")
+    parser.add_argument("--deepen", action="store_true", help="measure `onnxmorph deepen --no-verify`")
+    parser.add_argument("--command", help="measure this command; {input} and {output} stand for the files")
+    options = parser.parse_args()
+    if options.command:
+        name, words = options.command, shlex.split(options.command)
+    elif options.deepen:
+        morph = "deepen {input} --after stem -o {output} --no-verify"
+        name, words = "deepen --no-verify", [sys.executable, "-m", "onnxmorph_cli.main", *morph.split()]
+        if shutil.which("onnxmorph"):
+            words = ["onnxmorph", *morph.split()]
+    else:
+        name, words = "onnxmorph load+save", [sys.executable, "-c", OURS, "{input}", "{output}"]
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        scratch = Path(temporary)
+        external = scratch / "external.onnx"
+        embedded = scratch / "embedded.onnx"
+        # A process's peak memory begins with its parent's, so this one imports nothing big: another makes the models.
+        making = multiprocessing.get_context("spawn").Process(target=make, args=(external, options.megabytes))
+        making.start()
+        making.join()
+        if making.exitcode:
+            sys.exit("the models could not be made")
+        compare(external, [Contender("cp", ["cp", "{folder}"]), Contender(name, words)], options.runs, scratch)
+        theirs = [sys.executable, "-c", THEIRS, "{input}", "{output}"]
+        compare(embedded, [Contender("onnx.load+onnx.save", theirs), Contender(name, words)], options.runs, scratch)
+
+
+if __name__ == "__main__":
+    main()
