@@ -60,7 +60,6 @@ def test_the_line_of_a_verb_in_the_list_is_the_one_in_its_own_help(name: str) ->
     command = entry.root.get_command(click.Context(entry.root), name)
     assert command is not None and command.name == name
     assert command.get_short_help_str(limit=500) == entry.VERBS[name]
-    assert (command.help or "").startswith(entry.VERBS[name].split(":", maxsplit=1)[0].rstrip("."))
 
 
 def test_listing_the_verbs_imports_nothing_heavy() -> None:
@@ -208,7 +207,7 @@ def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
     )
     assert done.returncode == 4
     assert "Traceback" not in done.stderr and "\\u043c" in done.stderr
