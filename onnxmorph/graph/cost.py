@@ -6,21 +6,21 @@ is applied at,
     macs = A * out * (in / groups) * prod(kernel),
 
 A being the spatial places of the output of a Conv, of the *input* of a ConvTranspose, and the product of all axes but
-the channel's for Gemm and MatMul; the batch counts as one sample.
+the channel's for Gemm and MatMul, all for one sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxmorph._ir import ir
 from onnxmorph.graph.constants import stored
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.graph.shapes import Dims, Shapes
+from onnxmorph.graph.shapes import Shapes
 
-__all__ = ["Cost", "Totals", "cost", "total"]
+__all__ = ["Cost", "Sample", "Totals", "cost", "total"]
 
 
 @dataclass(frozen=True)
@@ -54,86 +54,75 @@ class Totals:
     stored: int | None = None
 
 
-def _places(dims: Dims, channel: int) -> int | None:
-    """Product of all sizes but the channel's; a symbolic first size is the batch, of which one sample counts."""
-    channel %= len(dims)
-    product = 1
-    for axis, size in enumerate(dims):
-        if axis == channel:
-            continue
-        if isinstance(size, int):
-            product *= size
-        elif axis:
-            return None
-    return product
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The sizes of a model run on one sample.
 
-
-def _batch(layer: LinearLayer, batch: int | None, places: int, first: int | str | None) -> int:
-    """Places for one sample: a static batch is divided out where the layer's first axis holds it."""
-    if batch is not None and batch > 1 and isinstance(first, int) and first % batch == 0:
-        return places // batch
-    return places
-
-
-def cost(layer: LinearLayer, batch: int | None = None) -> Cost:
-    """Parameters and multiply-accumulates of a layer.
-
-    Args:
-        layer: Blocked ones have a cost too, as far as their sizes are known.
-        batch: The model's static batch size, to be divided out; ``None`` when it is symbolic. `total` finds it itself.
+    Attributes:
+        shapes: With every symbolic first size of an input, and every size of the same name, set to 1.
+        batch: A batch size that is fixed in the file, to be divided out.
     """
-    taps = math.prod(layer.kernel)
-    weights = layer.out_channels * (layer.in_channels // max(layer.groups, 1)) * taps
-    if weights == 0 and layer.weight.root is not None:
+
+    shapes: Shapes
+    batch: int
+
+    @classmethod
+    def of(cls, model: ir.Model, shapes: Shapes) -> Sample:
+        """One sample of a model whose `shapes` are known; infers once more only when the batch is symbolic."""
+        inputs = [
+            (value, dims) for value in model.graph.inputs if not value.is_initializer() if (dims := shapes.shape(value))
+        ]
+        symbolic = [dims[0] for _, dims in inputs if not isinstance(dims[0], int)]
+        if not symbolic:
+            batches = [dims[0] for _, dims in inputs if len(dims) > 1 and isinstance(dims[0], int)]
+            return cls(shapes, max(batches[0], 1) if batches else 1)
+        fixed = {
+            value.name or "": tuple(1 if _is_batch(axis, size, symbolic) else size for axis, size in enumerate(dims))
+            for value, dims in inputs
+        }
+        return cls(Shapes.of(model, fixed), 1)
+
+
+def _is_batch(axis: int, size: int | str | None, symbolic: Sequence[int | str | None]) -> bool:
+    if isinstance(size, int):
+        return False
+    return axis == 0 or (size is not None and size in symbolic)
+
+
+def cost(layer: LinearLayer, sample: Sample) -> Cost:
+    """Parameters and multiply-accumulates of a layer; of a blocked one too, as far as its sizes are known."""
+    weights = layer.out_channels * (layer.in_channels // max(layer.groups, 1)) * math.prod(layer.kernel)
+    if not weights:
         # An operator that is only listed: what its weight holds is all there is to say.
-        tensor = stored(layer.weight.root)
+        tensor = None if layer.weight.root is None else stored(layer.weight.root)
         return Cost(0 if tensor is None else int(tensor.size), None)
     parameters = weights + (layer.out_channels if layer.bias is not None else 0)
     if layer.op == "ConvTranspose":
-        value, axis = layer.input, layer.input_axis
+        value, channel = layer.input, layer.input_axis
     else:
-        value, axis = layer.node.outputs[0], layer.output_axis
-    dims = layer.shapes.shape(value)
-    if dims is None or not weights or not dims:
+        value, channel = layer.node.outputs[0], layer.output_axis
+    dims = sample.shapes.shape(value)
+    sizes = [size for size in dims or () if isinstance(size, int)]
+    if not dims or len(sizes) != len(dims):
         return Cost(parameters, None)
-    places = _places(dims, axis)
-    if places is None:
-        return Cost(parameters, None)
-    first = dims[0] if axis % len(dims) else None
-    return Cost(parameters, _batch(layer, batch, places, first) * weights)
+    del sizes[channel]
+    places = math.prod(sizes)
+    return Cost(parameters, (places if places % sample.batch else places // sample.batch) * weights)
 
 
-def batch_size(model: ir.Model, shapes: Shapes) -> int | None:
-    """The static first size of the first graph input with at least two axes, ``None`` when it is symbolic."""
-    for value in model.graph.inputs:
-        dims = shapes.shape(value)
-        if value.is_initializer() or dims is None or len(dims) < 2:
-            continue
-        return dims[0] if isinstance(dims[0], int) else None
-    return None
-
-
-def total(found: Iterable[LinearLayer], model: ir.Model | None = None) -> Totals:
-    """Sum over layers; with the model, its static batch is divided out and all its stored numbers are counted."""
-    parameters = macs = unknown = 0
+def total(found: Sequence[LinearLayer], costs: Sequence[Cost], model: ir.Model | None = None) -> Totals:
+    """The sum over layers, with what the whole model stores where it is given."""
+    parameters = 0
     seen: set[ir.Value] = set()
-    batch: int | None = None
-    for position, layer in enumerate(found):
-        if position == 0 and model is not None:
-            batch = batch_size(model, layer.shapes)
-        own = cost(layer, batch)
-        for source in (layer.weight, layer.bias):
-            if source is None or source.root in seen:
-                continue
-            if source.root is not None:
+    for layer, own in zip(found, costs, strict=True):
+        bias = layer.out_channels if layer.bias is not None else 0
+        for source, numbers in ((layer.weight, own.parameters - bias), (layer.bias, bias)):
+            if source is None or source.root is None or source.root not in seen:
+                parameters += numbers
+            if source is not None and source.root is not None:
                 seen.add(source.root)
-            bias = layer.out_channels if layer.bias is not None else 0
-            parameters += bias if source is layer.bias else own.parameters - bias
-        if own.macs is None:
-            unknown += 1
-        else:
-            macs += own.macs
-    return Totals(parameters, macs, unknown, None if model is None else _stored_numbers(model))
+    known = [own.macs for own in costs if own.macs is not None]
+    return Totals(parameters, sum(known), len(costs) - len(known), None if model is None else _stored_numbers(model))
 
 
 def _stored_numbers(model: ir.Model) -> int:
@@ -147,7 +136,10 @@ def _stored_numbers(model: ir.Model) -> int:
                 int(tensor.size) for tensor in tensors if tensor is not None and tensor.dtype.is_floating_point()
             )
         for node in scope.graph:
-            tensor = stored(node.outputs[0]) if node.op_type == "Constant" and node.outputs else None
-            if tensor is not None and tensor.dtype.is_floating_point():
-                numbers += int(tensor.size)
+            if node.op_type == "Constant" and node.outputs:
+                numbers += _floats(stored(node.outputs[0]))
     return numbers
+
+
+def _floats(tensor: ir.TensorProtocol | None) -> int:
+    return 0 if tensor is None or not tensor.dtype.is_floating_point() else int(tensor.size)

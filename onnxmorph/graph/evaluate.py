@@ -470,6 +470,8 @@ _EVALUATORS["Abs"] = _unary(np.abs, floats_only=False)
 _EVALUATORS["Sqrt"] = _unary(np.sqrt)
 _EVALUATORS["Reciprocal"] = _unary(lambda data: np.asarray(np.ones((), data.dtype) / data))
 _EVALUATORS["Exp"] = _unary(np.exp)
+_EVALUATORS["Floor"] = _unary(np.floor)
+_EVALUATORS["Ceil"] = _unary(np.ceil)
 
 
 def _variadic(function: Callable[[Array, Array], Array]) -> Evaluator:
@@ -486,10 +488,26 @@ _EVALUATORS["Min"] = _variadic(np.minimum)
 _EVALUATORS["Max"] = _variadic(np.maximum)
 
 
-@_op("Equal")
-def _equal(node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
-    left, right = _same_type(node, inputs)
-    return [np.equal(left, right)]
+def _comparison(function: Callable[[Array, Array], Array]) -> Evaluator:
+    def run(node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
+        left, right = _same_type(node, inputs)
+        return [np.asarray(function(left, right))]
+
+    return run
+
+
+_EVALUATORS["Equal"] = _comparison(np.equal)
+_EVALUATORS["Less"] = _comparison(np.less)
+_EVALUATORS["LessOrEqual"] = _comparison(np.less_equal)
+_EVALUATORS["Greater"] = _comparison(np.greater)
+_EVALUATORS["GreaterOrEqual"] = _comparison(np.greater_equal)
+_EVALUATORS["And"] = _comparison(np.logical_and)
+_EVALUATORS["Or"] = _comparison(np.logical_or)
+
+
+@_op("Not")
+def _not(_node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
+    return [np.logical_not(_required(inputs[0]))]
 
 
 @_op("Where")
@@ -499,19 +517,20 @@ def _where(_node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
     return [np.where(condition, left, right).astype(left.dtype, copy=False)]
 
 
-def _reduction(function: Callable[..., Array]) -> Evaluator:
-    """Sums of weight normalisation, accumulated in float64 and rounded once."""
+def _reduction(function: Callable[..., Array], integers: bool = False) -> Evaluator:
+    """Sums of weight normalisation, accumulated in float64 and rounded once; products and sums of sizes."""
 
     def run(node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
         data = _required(inputs[0])
-        if data.dtype.kind in "iub":
+        whole = data.dtype.kind in "iu"
+        if data.dtype.kind == "b" or (whole and not integers):
             raise Unevaluable("only floats are reduced")
         axes = _integers(node, inputs, "axes", 1)
         if not axes:
             if _attribute(node, "noop_with_empty_axes", 0):
                 raise Unevaluable("a reduction over no axis is not evaluated")
             axes = list(range(data.ndim))
-        wide = data.astype(np.float64)
+        wide = data if whole else data.astype(np.float64)
         result = function(wide, axis=tuple(axes), keepdims=bool(_attribute(node, "keepdims", 1)))
         return [np.asarray(result).astype(data.dtype)]
 
@@ -526,8 +545,9 @@ def _euclidean_norm(data: Array, **options: Any) -> Array:
     return np.asarray(np.sqrt(_sum_of_squares(data, **options)))
 
 
-_EVALUATORS["ReduceSum"] = _reduction(np.sum)
+_EVALUATORS["ReduceSum"] = _reduction(np.sum, integers=True)
+_EVALUATORS["ReduceProd"] = _reduction(np.prod, integers=True)
 _EVALUATORS["ReduceMean"] = _reduction(np.mean)
 _EVALUATORS["ReduceL2"] = _reduction(_euclidean_norm)
 _EVALUATORS["ReduceSumSquare"] = _reduction(_sum_of_squares)
-_EVALUATORS["ReduceMax"] = _reduction(np.max)
+_EVALUATORS["ReduceMax"] = _reduction(np.max, integers=True)

@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from onnxmorph._ir import ir
 from onnxmorph.errors import SelectionError
 from onnxmorph.graph.constants import stored
+from onnxmorph.graph.propagation import known_values
 
 __all__ = ["Dims", "Shapes"]
 
@@ -25,6 +28,7 @@ Dims = tuple[int | str | None, ...]
 LARGEST_STORED = 1024
 """Bytes; smaller tensors may be Reshape targets, axes, pads, which inference reads."""
 
+_REFINEMENTS = 4
 _INFERENCE_IR_VERSION = 10
 
 _STAND_INS: dict[tuple[str, str], tuple[str, int]] = {
@@ -59,19 +63,28 @@ class Shapes:
         """Why inference gave nothing at all, when it did; then only declared shapes are known."""
 
     @classmethod
-    def of(cls, model: ir.Model, fixed: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+    def of(cls, model: ir.Model, fixed: Mapping[str, Sequence[int | str | None]] | None = None) -> Shapes:
         """Infer the shapes of a model: main graph, bodies, and functions as far as their calls agree.
 
         Args:
             model: Left unchanged.
-            fixed: Sizes for graph inputs by name, in place of what the model declares.
+            fixed: Sizes for graph inputs by name, in place of what the model declares; a name or ``None`` in them
+                stays unknown.
 
         Raises:
             SelectionError: `fixed` names no graph input, or contradicts a declared rank or size.
         """
         shapes = cls()
         overrides = _overrides(model, fixed or {})
-        inference = _Inference(model, overrides)
+        inference = _Inference(model, overrides, {})
+        for _ in range(_REFINEMENTS):
+            # What the first run found may settle sizes that the model computes, and these more shapes.
+            if not inference.unresolved():
+                break
+            known = known_values(model, inference.sizes)
+            if known.keys() <= inference.known.keys():
+                break
+            inference = _Inference(model, overrides, known)
         shapes.failure = inference.failure
         shapes._take(inference)
         return shapes
@@ -109,7 +122,7 @@ class Shapes:
             if dtype is not None:
                 self._dtypes[value] = dtype
             self._shapes[value] = derived
-            declared = _declared_shape(value)
+            declared = _replaced(_declared_shape(value), inference.fixed_symbols)
             if declared is None or value in inference.trusted:
                 continue
             if derived is None:
@@ -131,19 +144,25 @@ class Shapes:
             self._declared.add(value)
 
 
-def _overrides(model: ir.Model, fixed: Mapping[str, Sequence[int]]) -> dict[ir.Value, Dims]:
+def _overrides(model: ir.Model, fixed: Mapping[str, Sequence[int | str | None]]) -> dict[ir.Value, Dims]:
     inputs = {value.name: value for value in model.graph.inputs}
     found: dict[ir.Value, Dims] = {}
     for name, sizes in fixed.items():
         if name not in inputs:
             known = ", ".join(f"'{each}'" for each in inputs if each)
             raise SelectionError(f"'{name}' is not an input of the model; its inputs are {known}")
-        wanted: Dims = tuple(int(size) for size in sizes)
+        wanted: Dims = tuple(size if size is None or isinstance(size, str) else int(size) for size in sizes)
         declared = _declared_shape(inputs[name])
         if declared is not None and _contradicts(wanted, declared):
             raise SelectionError(f"input '{name}' is {_text(declared)}; {_text(wanted)} does not fit")
         found[inputs[name]] = wanted
     return found
+
+
+def _replaced(dims: Dims | None, sizes: Mapping[str, int]) -> Dims | None:
+    if dims is None or not sizes:
+        return dims
+    return tuple(sizes.get(size, size) if isinstance(size, str) else size for size in dims)
 
 
 def _text(dims: Dims) -> str:
@@ -178,18 +197,22 @@ def _declared_shape(value: ir.Value) -> Dims | None:
 class _Inference:
     """One run of C++ shape inference over a copy of the model in which every value has a number for a name."""
 
-    def __init__(self, model: ir.Model, overrides: Mapping[ir.Value, Dims]) -> None:
+    def __init__(
+        self, model: ir.Model, overrides: Mapping[ir.Value, Dims], known: Mapping[ir.Value, np.ndarray[Any, Any]]
+    ) -> None:
         import onnx
 
         self._onnx: Any = onnx
         self._schemas: dict[tuple[str, str], bool] = {}
         self._overrides = overrides
+        self.known = known
         self._names: dict[ir.Value, str] = {}
         self._types: dict[str, tuple[Dims | None, ir.DataType | None]] = {}
         self._calls: dict[ir.Function, list[ir.Node]] = {}
         self._functions = {function.identifier(): function for function in model.functions.values()}
         self._versions = dict(model.graph.opset_imports)
         self.symbols: set[str] = set()
+        self.fixed_symbols: dict[str, int] = {}
         self.trusted: set[ir.Value] = set()
         """Values whose declared shape went into inference: nothing better was to be had."""
         self.failure: str | None = None
@@ -203,6 +226,18 @@ class _Inference:
 
     def result(self, value: ir.Value) -> tuple[Dims | None, ir.DataType | None]:
         return self._types.get(self._names[value], (None, value.dtype))
+
+    def sizes(self, value: ir.Value) -> Dims | None:
+        """Derived sizes, those that inference itself could not name as ``None``."""
+        tensor = stored(value)
+        if tensor is not None:
+            return tuple(int(size) for size in tensor.shape.numpy())
+        return self._types.get(self._names.get(value, ""), (None, None))[0]
+
+    def unresolved(self) -> bool:
+        """Whether some shape has a part that inference could not name."""
+        types = map(self.result, self._names)
+        return any(dims is None or any(_unknown(size, self.symbols) for size in dims) for dims, _ in types)
 
     # Building the copy
 
@@ -223,6 +258,11 @@ class _Inference:
         self.symbols = {
             size for value in model.graph.inputs for size in _declared_shape(value) or () if isinstance(size, str)
         }
+        # A symbol that the caller gave a size for has that size in every declaration.
+        for value, dims in self._overrides.items():
+            for declared, size in zip(_declared_shape(value) or (), dims, strict=False):
+                if isinstance(declared, str) and isinstance(size, int):
+                    self.fixed_symbols[declared] = size
         self._graph(proto.graph, model.graph, proto.graph)
         for function in model.functions.values():
             self._function_proto(proto.functions.add(), function)
@@ -274,6 +314,9 @@ class _Inference:
         if tensor is None:
             if top is not None:
                 self._typed(top.input.add(), value, _declared_shape(value))
+        elif top is not None and value.is_graph_input() and self._model.ir_version >= 4:
+            # A caller may feed other numbers, though not of another type.
+            self._typed(top.input.add(), value, tuple(int(size) for size in tensor.shape.numpy()), tensor.dtype)
         elif tensor.nbytes > LARGEST_STORED or tensor.dtype == ir.DataType.STRING:
             if top is None:  # in the body of a function there is no place for an input
                 typed = proto.initializer.add(dims=tensor.shape.numpy(), data_type=tensor.dtype.value)
@@ -292,6 +335,13 @@ class _Inference:
                 dims = tuple(int(size) for size in tensor.shape.numpy())
                 self._typed(top.input.add(), node.outputs[0], dims, tensor.dtype)
                 return
+        if top is not None and self.known and node.outputs and all(value in self.known for value in node.outputs):
+            for value in node.outputs:
+                numbers = self.known[value]
+                dtype = ir.DataType.from_numpy(numbers.dtype)
+                small = proto.initializer.add(dims=numbers.shape, data_type=dtype.value, name=self._name(value))
+                small.raw_data = np.ascontiguousarray(numbers).tobytes()
+            return
         function = self._functions.get((node.domain, node.op_type, node.overload))
         if function is not None:
             self._calls.setdefault(function, []).append(node)

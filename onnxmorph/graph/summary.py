@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxmorph._ir import ir
-from onnxmorph.graph.cost import Cost, Totals, batch_size, cost, total
+from onnxmorph.graph.cost import Cost, Sample, Totals, cost, total
 from onnxmorph.graph.layers import LinearLayer, layers
 from onnxmorph.graph.shapes import Dims, Shapes
 
@@ -75,7 +75,8 @@ def summarise(model: ir.Model, shapes: Shapes | None = None, found: list[LinearL
     """
     shapes = Shapes.of(model) if shapes is None else shapes
     found = layers(model, shapes) if found is None else found
-    batch = batch_size(model, shapes)
+    sample = Sample.of(model, shapes)
+    costs = [cost(layer, sample) for layer in found]
     notes = []
     if shapes.failure is not None:
         notes.append(f"shape inference failed ({shapes.failure}); only declared shapes are known")
@@ -91,7 +92,7 @@ def summarise(model: ir.Model, shapes: Shapes | None = None, found: list[LinearL
         outputs=tuple(_port(value, shapes) for value in model.graph.outputs),
         nodes=len(model.graph),
         functions=len(model.functions),
-        rows=tuple(Row(layer, cost(layer, batch)) for layer in found),
-        totals=total(found, model),
+        rows=tuple(Row(layer, own) for layer, own in zip(found, costs, strict=True)),
+        totals=total(found, costs, model),
         notes=tuple(notes),
     )
