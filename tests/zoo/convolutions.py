@@ -308,7 +308,7 @@ def matmul_residual_add() -> onnx.ModelProto:
     return net.model()
 
 
-@case("gemm_weight_is_left_operand", layers=0)
+@case("gemm_weight_is_left_operand", layers=1)
 def gemm_weight_is_left_operand() -> onnx.ModelProto:
     """A Gemm whose constant is A: it multiplies from the left, so the rows are the features."""
     net = Net()

@@ -1,0 +1,570 @@
+#!/usr/bin/env python3
+"""Every layer of every model: plan a morph, carry it out, verify the child. What was done, what was refused and why.
+
+    python benchmarks/sweep.py                                  # deepen, all models there are, docs/sweep_deepen.md
+    python benchmarks/sweep.py --source samples --jobs 1        # only one source of models
+    python benchmarks/sweep.py some/folder/*.onnx --out -       # these files; the table to the terminal
+    python benchmarks/sweep.py --methods mirror,netmorph,identity,residual --layers 5
+
+Models come from four sources: `zoo` (../shared/zoo/models, where there is one), `samples` (models/), `fetched`
+(models/fetched/, by models/fetch.py) and `generated` (tests/zoo_graphs.py). Each file gets a process of its own, the
+generated ones share a few. A process that dies, or takes longer over one layer than `--layer-time`, costs that layer: a
+new one goes on behind it.
+
+One layer ends as one of
+    done          the child was verified: outputs and frontier within the parent's own noise
+    refused       the morph said why not, with a code that reasons are counted by
+    wrong         a child was made and it does not compute the same, or is no valid model where its parent was one
+    crash         anything else was raised, or the process died
+    unverifiable  a child was made, and ONNX Runtime cannot run its parent here
+    late          no answer within `--layer-time`
+The exit status is 1 when anything was wrong or crashed, else 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxmorph.graph.layers import LinearLayer
+    from onnxmorph.plan import Plan
+
+SOURCES = ("zoo", "samples", "fetched", "generated")
+OUTCOMES = ("done", "refused", "wrong", "crash", "unverifiable", "late")
+FLOATS = frozenset(("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"))
+NOT_CONSTANT = frozenset(("unsupported-op", "weight-not-constant", "weight-is-function-input", "weight-overridable"))
+"""Codes of layers that hold no constant float weight, or are no linear layer: they do not count in the share done."""
+
+CHECKED_UP_TO = 32 << 20
+"""Children of models beyond this size are not put through the ONNX checker, which wants them in one piece."""
+
+
+@dataclass(frozen=True)
+class Morph:
+    """What a sweep can do to a layer: variants by name, and how a plan is made for one."""
+
+    variants: tuple[str, ...]
+    default: tuple[str, ...]
+    plan: Callable[[ir.Model, LinearLayer, str], Plan]
+
+
+def _deepen(model: ir.Model, layer: LinearLayer, method: str) -> Plan:
+    from onnxmorph.morphs import plan_deepen
+
+    return plan_deepen(model, layer, method=method)
+
+
+MORPHS = {"deepen": Morph(("auto", "mirror", "netmorph", "identity", "residual"), ("auto",), _deepen)}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to sweep over: a file, or a name of the generated zoo."""
+
+    source: str
+    name: str
+    path: str = ""
+
+
+@dataclass
+class Settings:
+    """What a worker is told, as JSON."""
+
+    morph: str
+    variants: list[str]
+    layers: int
+    budget: float
+    faults: bool
+    provider: str
+    targets: list[dict[str, str]] = field(default_factory=list)
+    skip: int = 0
+    """Trials of the first target that are over already."""
+
+
+# ---- the worker: one process, some models ---------------------------------------------------------------------------
+
+
+def work(settings: Settings, say: Callable[[Mapping[str, Any]], None]) -> None:
+    """Run all trials of all targets, telling each before it begins and when it is over."""
+    skip = settings.skip
+    for target in settings.targets:
+        _sweep_model(Target(**target), settings, skip, say)
+        skip = 0
+
+
+def _load(target: Target) -> ir.Model:
+    from onnxmorph import model as files
+
+    if target.path:
+        return files.load(target.path)
+    import tempfile
+
+    from tests.zoo_graphs import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(build(target.name).SerializeToString())
+        return files.load(path)
+
+
+def _sweep_model(target: Target, settings: Settings, skip: int, say: Callable[[Mapping[str, Any]], None]) -> None:
+    from onnxmorph import model as files
+    from onnxmorph.errors import OnnxMorphError
+    from onnxmorph.graph.layers import layers
+
+    base = {"source": target.source, "model": target.name}
+    say({"event": "model", **base})
+    try:
+        model = _load(target)
+        found = layers(model)
+    except OnnxMorphError as error:
+        say({"event": "result", **base, "outcome": "refused", "code": "unreadable", "reason": str(error)})
+        return
+    except Exception:
+        say({"event": "result", **base, "outcome": "crash", "reason": traceback.format_exc()})
+        return
+    before = files.content_hash(model)
+    parent_passes = _checked(model) == ""
+    trials = [(layer, variant) for layer in _sample(found, settings.layers) for variant in settings.variants]
+    say({"event": "layers", **base, "layers": len(found), "trials": len(trials)})
+    for layer, variant in trials[skip:]:
+        start = time.perf_counter()
+        about = {
+            **base,
+            "layer": layer.index,
+            "name": layer.name,
+            "op": layer.op,
+            "variant": variant,
+            "dtype": layer.dtype.name,
+            "counts": layer.dtype.name in FLOATS and getattr(layer.blocked, "code", "") not in NOT_CONSTANT,
+        }
+        say({"event": "begin", **about})
+        result = _trial(model, layer, variant, settings, check=parent_passes)
+        say({"event": "result", **about, **result, "seconds": round(time.perf_counter() - start, 3)})
+    if files.content_hash(model) != before:
+        say({"event": "result", **base, "outcome": "wrong", "reason": "the parent was changed by its morphs"})
+
+
+def _sample(found: Sequence[LinearLayer], most: int) -> list[LinearLayer]:
+    """All layers, or `most` of them spread evenly."""
+    if not most or len(found) <= most:
+        return list(found)
+    return [found[round(i * (len(found) - 1) / max(1, most - 1))] for i in range(most)]
+
+
+def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings, *, check: bool) -> dict[str, Any]:
+    """One layer, one variant, from plan to certificate."""
+    from onnxmorph.errors import Refusal, RuntimeFailure, SelectionError
+    from onnxmorph.verify import verify
+
+    try:
+        plan = MORPHS[settings.morph].plan(model, layer, variant)
+        said = plan.describe()
+        child = plan.apply(model)
+    except (Refusal, SelectionError) as refusal:
+        return {"outcome": "refused", "code": getattr(refusal, "code", "selection"), "reason": str(refusal)}
+    except Exception:
+        return {"outcome": "crash", "reason": traceback.format_exc()}
+    made = {
+        "plan": said,
+        "method": str(plan.record().get("method", variant)),
+        "residual": float(child.residual),
+        "occupancy": min((factor.occupancy for factor in child.factors), default=None),
+        "scale_ratios": [round(float(factor.scale_ratio), 4) for factor in child.factors],
+        "notes": list(child.notes),
+    }
+    if check and (fault := _checked(child.model)):
+        return {**made, "outcome": "wrong", "code": "checker", "reason": f"the ONNX checker: {fault}"}
+    try:
+        certificate = verify(
+            model,
+            child.model,
+            provider=settings.provider,  # type: ignore[arg-type]
+            frontier=[(name, name) for name in child.frontier],
+            time_budget=settings.budget,
+            faults=settings.faults,
+        )
+    except RuntimeFailure as failure:
+        return {**made, "outcome": "unverifiable", "code": "runtime", "reason": str(failure)}
+    except Exception:
+        return {**made, "outcome": "crash", "reason": traceback.format_exc()}
+    compared = [*certificate.outputs, *certificate.inner]
+    made |= {
+        "provider": certificate.provider,
+        "ratio": max((float(c.ratio) for c in compared), default=0.0),
+        "max_abs": max((float(c.max_abs) for c in compared), default=0.0),
+        "inputs": certificate.inputs,
+        "detectable_fault": certificate.detectable_fault,
+    }
+    if not certificate.equivalent:
+        return {**made, "outcome": "wrong", "code": "differs", "reason": "; ".join(certificate.failures)}
+    return {**made, "outcome": "done"}
+
+
+def _checked(model: ir.Model) -> str:
+    """What the ONNX checker, with strict shape inference, has against a model; empty when nothing."""
+    import onnx
+    import onnx_ir
+
+    if sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value) > CHECKED_UP_TO:
+        return ""
+    try:
+        onnx.checker.check_model(onnx_ir.to_proto(model), full_check=True)
+    except Exception as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ""
+
+
+# ---- the overseer: processes, clocks and what came out --------------------------------------------------------------
+
+
+def oversee(
+    settings: Settings, targets: Sequence[Target], layer_time: float, note: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Run workers over the targets one after the other, restarting behind whatever kills one."""
+    rest = list(targets)
+    skip = 0
+    while rest:
+        progress = _Progress(skip=skip)
+        yield from _one_worker(settings, rest, layer_time, progress)
+        if progress.finished:
+            return
+        # The worker died or was killed: the trial it was in is lost, or the whole model where it was loading it.
+        rest = rest[max(0, progress.models - 1) :]
+        target = rest[0]
+        lost = {"source": target.source, "model": target.name, **progress.current}
+        lost["outcome"], lost["reason"] = progress.verdict, progress.reason
+        note(f"{target.name}: {progress.verdict} ({progress.reason})")
+        yield lost
+        if progress.current:
+            skip = progress.trials + 1
+        else:
+            rest, skip = rest[1:], 0
+
+
+@dataclass
+class _Progress:
+    """How far a worker came: models begun, trials over in the last of them, and the one it is in."""
+
+    skip: int
+    models: int = 0
+    trials: int = 0
+    current: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+    verdict: str = "crash"
+    reason: str = ""
+
+
+def _one_worker(
+    settings: Settings, targets: Sequence[Target], layer_time: float, progress: _Progress
+) -> Iterator[dict[str, Any]]:
+    told = {**vars(settings), "targets": [vars(target) for target in targets], "skip": progress.skip}
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).resolve()), "--worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as worker:
+        assert worker.stdin and worker.stdout and worker.stderr
+        lines: queue.Queue[str | None] = queue.Queue()
+        complaints: list[str] = []
+        threading.Thread(target=_pump, args=(worker.stdout, lines.put), daemon=True).start()
+        threading.Thread(target=_pump, args=(worker.stderr, _last_lines(complaints)), daemon=True).start()
+        worker.stdin.write(json.dumps(told))
+        worker.stdin.close()
+        while True:
+            try:
+                line = lines.get(timeout=layer_time)
+            except queue.Empty:
+                worker.kill()
+                progress.verdict, progress.reason = "late", f"no answer within {layer_time:g} s"
+                return
+            if line is None:
+                break
+            if not line.startswith("{"):
+                continue  # something underneath printed
+            event = json.loads(line)
+            kind = event.pop("event")
+            if kind == "model":
+                progress.models += 1
+                progress.trials = progress.skip if progress.models == 1 else 0
+                progress.current = {}
+            elif kind == "begin":
+                progress.current = event
+            elif kind == "result":
+                progress.trials += bool(progress.current)
+                progress.current = {}
+                yield event
+        worker.wait()
+        progress.finished = worker.returncode == 0
+        progress.reason = f"the process ended with status {worker.returncode}: {' | '.join(complaints)[-300:]}"
+
+
+def _pump(stream: IO[str], put: Callable[[str | None], Any]) -> None:
+    for line in stream:
+        put(line.rstrip("\n"))
+    put(None)
+
+
+def _last_lines(kept: list[str], most: int = 5) -> Callable[[str | None], None]:
+    def keep(line: str | None) -> None:
+        if line:
+            kept.append(line)
+            del kept[:-most]
+
+    return keep
+
+
+def collect(sources: Sequence[str], paths: Sequence[Path], only: str) -> list[Target]:
+    """The models to sweep over, the largest files first, so that none is left to the end alone."""
+    import fnmatch
+
+    targets = [Target("given", path.name, str(path)) for path in paths]
+    folders = {
+        "zoo": ROOT.parent / "shared" / "zoo" / "models",
+        "samples": ROOT / "models",
+        "fetched": ROOT / "models" / "fetched",
+    }
+    for source in sources:
+        if source == "generated":
+            from tests.zoo_graphs import CASES
+
+            targets += [Target(source, name) for name in CASES]
+            continue
+        found = folders[source].glob("*.onnx") if source == "samples" else folders[source].rglob("*.onnx")
+        for path in sorted(found):
+            if path.name.startswith("light_") and path.with_name(f"{path.stem}.random.onnx").exists():
+                continue  # weights all equal: whatever is done to it looks right
+            targets.append(Target(source, str(path.relative_to(folders[source])), str(path)))
+    chosen = [target for target in targets if fnmatch.fnmatchcase(target.name, only)]
+    return sorted(chosen, key=lambda t: -Path(t.path).stat().st_size if t.path else 0)
+
+
+def sweep(
+    settings: Settings, targets: Sequence[Target], *, jobs: int, layer_time: float, note: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """All results over all targets; `jobs` workers side by side."""
+    files = [[target] for target in targets if target.path]
+    generated = [target for target in targets if not target.path]
+    batches: queue.Queue[list[Target]] = queue.Queue()
+    for batch in [*files, *(generated[i : i + 40] for i in range(0, len(generated), 40))]:
+        batches.put(batch)
+    results: list[dict[str, Any]] = []
+    lock = threading.Lock()
+
+    def consume() -> None:
+        while True:
+            try:
+                batch = batches.get_nowait()
+            except queue.Empty:
+                return
+            started = time.perf_counter()
+            mine = list(oversee(settings, batch, layer_time, note))
+            with lock:
+                results.extend(mine)
+            counts = Counter(result["outcome"] for result in mine)
+            title = batch[0].name if len(batch) == 1 else f"{batch[0].name} .. {batch[-1].name}"
+            told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
+            note(f"{title}: {told or 'no layers'}, {time.perf_counter() - started:.0f} s")
+
+    threads = [threading.Thread(target=consume) for _ in range(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+# ---- the report -----------------------------------------------------------------------------------------------------
+
+
+def report(results: Sequence[Mapping[str, Any]], targets: Sequence[Target], settings: Settings, command: str) -> str:
+    """The results as Markdown: per model, refusals by reason, and whatever was wrong in full."""
+    lines = [f"# Sweep: {settings.morph} ({', '.join(settings.variants)})", ""]
+    lines += [
+        f"Made by `{command}`; every layer of every model, planned, carried out and verified in ONNX Runtime.",
+        "*share* counts the layers with a constant float weight; *ratio* is the largest difference between parent and",
+        "child, in units of what one rounding moves the parent itself.",
+        "",
+        "| source | models | layers | done | refused | wrong | crash | unverifiable | late | share | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for source in [*dict.fromkeys(target.source for target in targets), ""]:
+        rows = [r for r in results if not source or r["source"] == source]
+        models = len([target for target in targets if not source or target.source == source])
+        lines.append(f"| {source or '**all**'} | {models} | {_cells(rows)} |")
+    lines += [
+        "",
+        "## Refusals by reason",
+        "",
+        "| code | layers | with a constant float weight | for example |",
+        "|---|---|---|---|",
+    ]
+    refused = [r for r in results if r["outcome"] == "refused"]
+    for code, count in Counter(str(r.get("code")) for r in refused).most_common():
+        same = [r for r in refused if str(r.get("code")) == code]
+        example = min((str(r["reason"]) for r in same), key=len)
+        lines.append(f"| {code} | {count} | {sum(bool(r.get('counts')) for r in same)} | {_cell(example)} |")
+    lines += _factors(results)
+    for outcome in ("wrong", "crash", "late", "unverifiable"):
+        bad = [r for r in results if r["outcome"] == outcome]
+        if bad:
+            lines += ["", f"## {outcome.capitalize()}", ""]
+        for r in bad:
+            last = (str(r.get("reason", "")).strip().splitlines() or [""])[-1]
+            lines.append(f"* {r['model']} `{r.get('name', '')}` ({r.get('op', '-')}, {r.get('variant', '-')}): {last}")
+    lines += ["", "## Models", ""]
+    lines.append("| model | layers | done | refused | wrong | crash | unverifiable | late | share | ratio |")
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    order = {source: i for i, source in enumerate(("given", *SOURCES))}
+    for target in sorted((t for t in targets if t.path), key=lambda t: (order[t.source], t.name)):
+        rows = [r for r in results if (r["source"], r["model"]) == (target.source, target.name)]
+        lines.append(f"| {target.name} | {_cells(rows)} |")
+    for theme in dict.fromkeys(target.name.split("/")[0] for target in targets if not target.path):
+        rows = [r for r in results if r["source"] == "generated" and r["model"].startswith(theme + "/")]
+        lines.append(f"| generated {theme}/* | {_cells(rows)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(r["outcome"] for r in rows)
+    counting = [r for r in rows if r.get("counts")]
+    done = sum(r["outcome"] == "done" for r in counting)
+    share = f"{100 * done / len(counting):.1f} %" if counting else "-"
+    ratio = max((float(r["ratio"]) for r in rows if r["outcome"] == "done" and "ratio" in r), default=None)
+    told = [str(sum("layer" in r for r in rows)), *(str(counts[outcome]) for outcome in OUTCOMES), share]
+    return " | ".join([*told, "-" if ratio is None else f"{ratio:.2g}"])
+
+
+def _factors(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the new factors look, by method: NM asks for few zeros and one scale."""
+    lines = ["", "## New factors", ""]
+    lines.append(
+        "| method | layers | all dense | scale ratio 0.5 to 2 | scale ratios, 5 % to 95 % | largest residual |"
+    )
+    lines.append("|---|---|---|---|---|---|")
+    done = [r for r in results if r["outcome"] == "done" and r.get("scale_ratios")]
+    for method in dict.fromkeys(str(r["method"]) for r in done):
+        rows = [r for r in done if r["method"] == method]
+        scales = sorted(scale for r in rows for scale in r["scale_ratios"])
+        inside = sum(0.5 <= scale <= 2 for scale in scales)
+        low, high = scales[int(0.05 * (len(scales) - 1))], scales[round(0.95 * (len(scales) - 1))]
+        dense = sum(r["occupancy"] == 1 for r in rows)
+        lines.append(
+            f"| {method} | {len(rows)} | {100 * dense / len(rows):.1f} % | {100 * inside / len(scales):.1f} % "
+            f"| {low:.2g} to {high:.2g} | {max(r['residual'] for r in rows):.1g} |"
+        )
+    return lines if done else []
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")[:200]
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def _worker_main() -> int:
+    settings = Settings(**json.loads(sys.stdin.read()))
+    # What runs underneath prints to stdout now and then; results go out by a descriptor of their own.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(event: Mapping[str, Any]) -> None:
+        out.write(json.dumps(event) + "\n")
+        out.flush()
+
+    work(settings, say)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--worker"]:
+        return _worker_main()
+    parser = argparse.ArgumentParser(description="Plan, apply and verify a morph at every layer of every model.")
+    parser.add_argument("paths", nargs="*", type=Path, help="models; with none, all of --source")
+    parser.add_argument(
+        "--source", default="", help=f"some of {','.join(SOURCES)}, by commas; default all, or none with PATHS"
+    )
+    parser.add_argument("--only", default="*", metavar="GLOB", help="only models of such a name")
+    parser.add_argument("--morph", choices=sorted(MORPHS), default="deepen")
+    parser.add_argument("--methods", default="", help="variants of the morph, by commas")
+    parser.add_argument("--layers", type=int, default=0, metavar="N", help="at most N layers of a model, spread evenly")
+    parser.add_argument("--jobs", type=int, default=2, help="models at a time")
+    parser.add_argument("--layer-time", type=float, default=180, metavar="S", help="seconds a layer may take")
+    parser.add_argument(
+        "--budget", type=float, default=4, metavar="S", help="seconds of inputs tried in one verification"
+    )
+    parser.add_argument(
+        "--faults", action="store_true", help="plant faults in each child, and see whether they are seen"
+    )
+    parser.add_argument("--provider", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument(
+        "--out", default="", help="Markdown goes here, '-' for the terminal; default docs/sweep_MORPH.md"
+    )
+    parser.add_argument("--json", type=Path, help="every result, as JSON; default build/sweep_MORPH.json")
+    options = parser.parse_args(arguments)
+    morph = MORPHS[options.morph]
+    variants = options.methods.split(",") if options.methods else list(morph.default)
+    if unknown := [v for v in variants if v not in morph.variants]:
+        parser.error(f"{options.morph} has no {', '.join(unknown)}; it has {', '.join(morph.variants)}")
+    sources = options.source.split(",") if options.source else [] if options.paths else list(SOURCES)
+    if unknown := [s for s in sources if s not in SOURCES]:
+        parser.error(f"no source {', '.join(unknown)}; there are {', '.join(SOURCES)}")
+    if missing := [str(path) for path in options.paths if not path.exists()]:
+        parser.error(f"no such file: {', '.join(missing)}")
+    targets = collect(sources, options.paths, options.only)
+    if not targets:
+        parser.error("no models there; models/fetch.py gets some")
+    settings = Settings(options.morph, variants, options.layers, options.budget, options.faults, options.provider)
+    started = time.perf_counter()
+    results = sweep(
+        settings,
+        targets,
+        jobs=options.jobs,
+        layer_time=options.layer_time,
+        note=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    results.sort(key=lambda r: (r["source"], r["model"], r.get("layer", -1), r.get("variant", "")))
+    command = " ".join(
+        ["python", "benchmarks/sweep.py", *(os.path.relpath(a) if Path(a).is_absolute() else a for a in arguments)]
+    )
+    text = report(results, targets, settings, command)
+    if options.out == "-":
+        print(text, end="")
+    else:
+        out = Path(options.out) if options.out else ROOT / "docs" / f"sweep_{options.morph}.md"
+        out.write_text(text)
+    document = options.json or ROOT / "build" / f"sweep_{options.morph}.json"
+    document.parent.mkdir(parents=True, exist_ok=True)
+    document.write_text(json.dumps({"schema": 1, "settings": vars(settings), "results": results}, indent=1))
+    counts = Counter(result["outcome"] for result in results)
+    told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
+    print(f"{len(targets)} models, {told}, {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return 1 if counts["wrong"] or counts["crash"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
