@@ -76,17 +76,10 @@ class Shapes:
         """
         shapes = cls()
         overrides = _overrides(model, fixed or {})
-        inference = _Inference(model, overrides, {})
-        for _ in range(_REFINEMENTS):
-            # What the first run found may settle sizes that the model computes, and these more shapes.
-            if not inference.unresolved():
-                break
-            known = known_values(model, inference.sizes)
-            if known.keys() <= inference.known.keys():
-                break
-            inference = _Inference(model, overrides, known)
+        inference = _refined(model, overrides)
         shapes.failure = inference.failure
-        shapes._take(inference)
+        trials = _trials(model, overrides) if inference.unresolved() else None
+        shapes._take(inference, trials)
         return shapes
 
     def shape(self, value: ir.Value) -> Dims | None:
@@ -115,10 +108,12 @@ class Shapes:
         """Whether the shape (or a part of it) is only what the file says, not what the operators give."""
         return value in self._declared
 
-    def _take(self, inference: _Inference) -> None:
+    def _take(self, inference: _Inference, trials: _Trials | None) -> None:
         merged: list[tuple[ir.Value, Dims]] = []
         for value in inference.values():
             derived, dtype = inference.result(value)
+            if trials is not None and value not in inference.trusted:
+                derived = _completed(derived, trials.shape(value), inference.symbols)
             if dtype is not None:
                 self._dtypes[value] = dtype
             self._shapes[value] = derived
@@ -142,6 +137,79 @@ class Shapes:
         for value, dims in merged:
             self._shapes[value] = dims
             self._declared.add(value)
+
+
+def _refined(model: ir.Model, overrides: Mapping[ir.Value, Dims]) -> _Inference:
+    """Inference, repeated while sizes that the model computes settle more of its shapes."""
+    inference = _Inference(model, overrides, {})
+    for _ in range(_REFINEMENTS):
+        if not inference.unresolved():
+            break
+        known = known_values(model, inference.sizes)
+        if known.keys() <= inference.known.keys():
+            break
+        inference = _Inference(model, overrides, known)
+    return inference
+
+
+def _completed(derived: Dims | None, trial: Dims | None, symbols: set[str]) -> Dims | None:
+    """`derived` with what inference could not name taken from the trials; they never overrule it."""
+    if trial is None or derived is None:
+        return derived if derived is not None else trial
+    if len(trial) != len(derived):
+        return derived
+    pairs = zip(derived, trial, strict=True)
+    return tuple(tried if _unknown(size, symbols) and tried is not None else size for size, tried in pairs)
+
+
+class _Trials:
+    """Sizes that do not hang on a symbolic one, found by inferring twice with numbers in place of the symbols.
+
+    C++ inference does not cancel: of ``(N, 192, 4, 4)`` reshaped to ``(N, 192, -1)`` it cannot tell the last size. Two
+    runs, N small and N large, both give 16. A size on which they agree is taken as fixed, one that is the symbol's
+    number in both as the symbol; small and large, so that neither ``min(N, 5)`` nor ``ceil(N / 16)`` passes as fixed.
+    """
+
+    def __init__(self, first: _Inference, second: _Inference, names: Mapping[tuple[int, int], str]) -> None:
+        self._first, self._second, self._names = first, second, names
+
+    def shape(self, value: ir.Value) -> Dims | None:
+        one, two = self._first.sizes(value), self._second.sizes(value)
+        if one is None or two is None or len(one) != len(two):
+            return None
+        return tuple(self._size(*pair) for pair in zip(one, two, strict=True))
+
+    def _size(self, one: int | str | None, two: int | str | None) -> int | str | None:
+        if not isinstance(one, int) or not isinstance(two, int):
+            return None
+        return one if one == two else self._names.get((one, two))
+
+
+def _trials(model: ir.Model, overrides: Mapping[ir.Value, Dims]) -> _Trials | None:
+    numbers: dict[str, tuple[int, int]] = {}
+    first: dict[ir.Value, Dims] = dict(overrides)
+    second: dict[ir.Value, Dims] = dict(overrides)
+    for value in model.graph.inputs:
+        dims = overrides.get(value, _declared_shape(value))
+        if dims is None or value.is_initializer() or all(isinstance(size, int) for size in dims):
+            continue
+        chosen = []
+        for axis, size in enumerate(dims):
+            if isinstance(size, int):
+                chosen.append((size, size))
+                continue
+            key = size or f" {len(numbers)}"  # no symbol has a leading space
+            if key not in numbers:
+                count = len(numbers)
+                # A batch may be any number; other sizes go through strides and skips, which want multiples.
+                numbers[key] = (2 + count, 1009 + count) if axis == 0 else (256 + 64 * count, 4096 + 64 * count)
+            chosen.append(numbers[key])
+        first[value] = tuple(one for one, _ in chosen)
+        second[value] = tuple(two for _, two in chosen)
+    if not numbers:
+        return None
+    names = {pair: symbol for symbol, pair in numbers.items() if not symbol.startswith(" ")}
+    return _Trials(_refined(model, first), _refined(model, second), names)
 
 
 def _overrides(model: ir.Model, fixed: Mapping[str, Sequence[int | str | None]]) -> dict[ir.Value, Dims]:
