@@ -335,7 +335,7 @@ class _Speller:
     def parametric(self, activation: Activation, start: Array) -> ir.Value:
         """``(1-a) phi(x) + a x`` with ``a`` starting at ``start`` (shaped to broadcast against x)."""
         name = f"{self.label}.a"
-        if activation.name in {"Relu", "LeakyRelu", "PRelu"} and self.has("PRelu"):
+        if self.bends_by_slope(activation):
             slope = a = self.build.initializer(name, start, self.dtype)
             if activation.name != "Relu":
                 (given,) = activation.parameters.values()
@@ -349,6 +349,17 @@ class _Speller:
         a = self.build.initializer(name, start, self.dtype)
         left = self.between("Sub", self.number("one", np.ones(1)), a)
         return self.op("Add", self.op("Mul", phi, left), self.op("Mul", self.x, a), last=True)
+
+    def bends_by_slope(self, activation: Activation) -> bool:
+        """Whether ``PRelu`` with a slope in the type of x is the same function: LeakyRelu's slope is a float32 attribute,
+        which float16 may have to round.
+        """
+        if activation.name == "Relu":
+            return self.has("PRelu")
+        if activation.name not in {"LeakyRelu", "PRelu"} or not self.has("PRelu"):
+            return False
+        (slope,) = (np.asarray(value, dtype=np.float32) for value in activation.parameters.values())
+        return bool(np.all(slope.astype(self.dtype.numpy()).astype(np.float32) == slope))
 
     def between(self, op: str, *inputs: ir.Value) -> ir.Value:
         """A node on parameters alone; its result is not shaped like x."""

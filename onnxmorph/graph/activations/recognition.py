@@ -237,7 +237,7 @@ def _candidates(function: Callable[[float], float], numbers: Sequence[float]) ->
             yield "HardSigmoid", {"alpha": _snap(slope, numbers), "beta": _snap(at_0, numbers)}
     if at_0 > 0.0:
         yield "Softplus", {"beta": _snap(math.log(2.0) / at_0, numbers)}
-    if 0.0 < at_1 < 1.0:
+    if 0.0 < at_1 < 1.0 and at_1 != 0.5:  # at a half, alpha would be 0 and the function a line
         yield "QuickGelu", {"alpha": _snap(math.log(at_1 / (1.0 - at_1)), numbers)}
     for number in numbers:
         yield "ThresholdedRelu", {"alpha": number}
