@@ -1,0 +1,411 @@
+"""Depth: one linear layer becomes two with a non-linearity between, computing the same (NM section 3.2, eq. 6, 9-11).
+
+Four exact ways, each a *method*:
+
+* ``mirror``: ``F1 = [V; -V]``, the plain activation, ``F2 = [Z, -Z] / c`` with ``Z * V = G``; for every phi whose odd
+  part is linear, ``phi(x) - phi(-x) = c x``. Nothing to un-learn, no zeros.
+* ``netmorph``: ``F1``, a parametric activation at a = 1 (the identity), ``F2`` with ``F2 * F1 = G``.
+* ``identity``: the layer stays as it is and an identity kernel follows: after the layer's own activation where that is
+  idempotent (Net2DeeperNet), else after a parametric activation at a = 1. Exact to the last bit.
+* ``residual``: ``y + W2 phi(W1 y)`` with ``W2 = 0`` after the layer's activation.
+
+``auto`` takes mirror where phi allows, else netmorph; in float16 and bfloat16 and for quantised weights, where one
+rounding of a new factor is far above the noise of the parent, it takes identity.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.edit import Builder, replace_uses, take_name
+from onnxmorph.equation import Factorization, default_width, identity_kernel, mirror, solve
+from onnxmorph.equation.factorization import occupancy, scale_ratio
+from onnxmorph.errors import Refusal, SelectionError
+from onnxmorph.graph.activations import Activation, emit, emit_parametric, named
+from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.sequence import (
+    LayerNames,
+    channel_rank,
+    check_borders,
+    margins,
+    plain_layer,
+    replace_layer,
+    sequence_nodes,
+)
+from onnxmorph.morphs.target import find_layer, layer_by_key
+from onnxmorph.plan import Change, NewFactor, Plan
+
+__all__ = ["METHODS", "DeepenPlan", "plan_deepen", "why_not_deepen"]
+
+METHODS = ("auto", "mirror", "netmorph", "identity", "residual")
+
+_LOW_PRECISION = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def why_not_deepen(layer: LinearLayer) -> Refusal | None:
+    """Why ``layer`` cannot be deepened by any method, or ``None`` when it can."""
+    return layer.blocked
+
+
+def plan_deepen(
+    model: ir.Model,
+    layer: str | LinearLayer,
+    *,
+    method: str = "auto",
+    kernel: Sequence[int] | int | None = None,
+    width: int | str | None = None,
+    activation: str = "same",
+    seed: int = 0,
+) -> DeepenPlan:
+    """Decide how to put a new layer after ``layer``; nothing is edited.
+
+    Args:
+        model: The parent.
+        layer: What a person types (see :mod:`onnxmorph.graph.select`) or a layer of ``model``.
+        method: One of :data:`METHODS`.
+        kernel: Kernel of the new layer, one number for all axes or one per axis; default 1. ``mirror`` and ``netmorph``
+            keep the layer's own kernel on the first factor.
+        width: Channels between the two, a number or ``"xM"`` for M times the layer's output channels. Default: the
+            least at which the equation is exact and both factors have a scale near He's.
+        activation: ``"same"`` for the layer's own (ReLU where it has none), or a name.
+        seed: Seeds the random part of the factors; the same seed gives the same child.
+
+    Returns:
+        The plan. :meth:`DeepenPlan.edit` carries it out.
+
+    Raises:
+        SelectionError: No such layer, method or activation.
+        Refusal: It cannot be done exactly here, with the reason.
+    """
+    if method not in METHODS:
+        raise SelectionError(f"no method {method!r}: choose from {', '.join(METHODS)}")
+    target = find_layer(model, layer)
+    if (refusal := why_not_deepen(target)) is not None:
+        raise refusal
+    kernel_now = target.kernel_array()
+    phi = _inner_activation(target, activation)
+    resolved = _resolve_method(target, method, phi)
+    taps = _new_kernel(target, kernel)
+    place, parametric = _place(target, resolved, phi, chosen=activation != "same")
+    channels, groups = target.out_channels, target.groups
+    if resolved in ("mirror", "netmorph"):
+        check_borders(target, [target.kernel, taps])
+    if resolved == "identity":
+        if width is not None and parse_width(width, channels) != channels:
+            raise Refusal(
+                f"an identity layer has as many channels as {target.name}, {channels}",
+                way_out="leave --width out, or take --method netmorph",
+                code="identity-width",
+            )
+        hidden = channels
+    elif resolved == "residual":
+        hidden = channels if width is None else parse_width(width, channels)
+    elif width is None:
+        hidden = default_width(kernel_now, (target.kernel, taps), groups=groups, mirrored=resolved == "mirror")
+    else:
+        hidden = parse_width(width, channels)
+        _check_width(target, hidden, resolved, groups)
+    return DeepenPlan(
+        layer=target.key,
+        name=target.name,
+        op=target.op,
+        method=resolved,
+        kernel=taps,
+        width=hidden,
+        activation=phi.name,
+        parameters={name: float(np.mean(value)) for name, value in phi.parameters.items()},
+        parametric=parametric,
+        place=place,
+        seed=seed,
+    )
+
+
+def parse_width(text: int | str, channels: int) -> int:
+    """``64`` or ``"64"`` is 64 channels, ``"x4"`` and ``"x1.5"`` that many times ``channels``, rounded up.
+
+    Raises:
+        SelectionError: The text is neither.
+    """
+    match = re.fullmatch(r"x(\d+(?:\.\d+)?)|(\d+)", str(text).strip())
+    size = 0 if match is None else int(np.ceil(float(match[1]) * channels)) if match[1] else int(match[2])
+    if size < 1:
+        raise SelectionError(f"no width {text!r}: give a number of channels such as 64, or a multiple such as x2")
+    return size
+
+
+@dataclass(frozen=True)
+class DeepenPlan(Plan):
+    """One layer deepened, decided.
+
+    Attributes:
+        layer: Key of the layer (:attr:`LinearLayer.key`).
+        name: The layer's name, for people.
+        op: Its op.
+        method: ``mirror``, ``netmorph``, ``identity`` or ``residual``.
+        kernel: Kernel axes of the new layer; ``()`` for Gemm and MatMul.
+        width: Channels between the two.
+        activation: Name of the activation between.
+        parameters: Its parameters.
+        parametric: The activation is a P-activation at a = 1 (NM eq. 9).
+        place: ``"replace"`` the layer by two, or insert ``"after-layer"`` or ``"after-activation"``.
+        seed: Seed of the random part.
+    """
+
+    morph: ClassVar[str] = "deepen"
+
+    layer: str
+    name: str
+    op: str
+    method: str
+    kernel: tuple[int, ...]
+    width: int
+    activation: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    parametric: bool = False
+    place: str = "replace"
+    seed: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """See :meth:`Plan.options`."""
+        return {
+            "layer": self.layer,
+            "name": self.name,
+            "op": self.op,
+            "method": self.method,
+            "kernel": list(self.kernel),
+            "width": self.width,
+            "activation": self.activation,
+            "parameters": dict(self.parameters),
+            "parametric": self.parametric,
+            "place": self.place,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> DeepenPlan:
+        """The plan that :meth:`options` came from."""
+        names = [one.name for one in fields(cls)]
+        values = {name: options[name] for name in names}
+        return cls(**{**values, "kernel": tuple(options["kernel"])})
+
+    def describe(self) -> str:
+        """See :meth:`Plan.describe`."""
+        size = "x".join(map(str, self.kernel)) if self.kernel else "1"
+        phi = f"{self.activation}, parametric at a=1" if self.parametric else self.activation
+        if self.method == "residual":
+            branch = f"{size} kernel to {self.width} channels, {phi}, zero projection"
+            return f"after {self.name}: add a residual branch, {branch}"
+        if self.method == "identity":
+            where = "its activation" if self.place == "after-activation" else "it"
+            order = f"{size} identity layer, {phi}" if not self.parametric else f"{phi}, {size} identity layer"
+            return f"after {self.name}: keep the layer; after {where} add {order}"
+        return (
+            f"{self.name}: replace by two {self.op} layers ({self.method}), {self.width} channels between, {phi},"
+            f" new kernel {size}"
+        )
+
+    def edit(self, child: ir.Model) -> Change:
+        """See :meth:`Plan.edit`."""
+        layer = layer_by_key(child, self.layer)
+        if layer.blocked is not None:
+            raise layer.blocked
+        notes = []
+        if layer.shared_with and self.place == "replace":
+            notes.append(
+                f"{layer.name} shared its weight with {', '.join(layer.shared_with)};"
+                " its new factors are its own, the others keep the shared weight"
+            )
+        change = {"replace": self._replace, "after-layer": self._insert, "after-activation": self._insert}[self.place](
+            child, layer
+        )
+        return Change(change.factors, change.residual, change.frontier, (*change.notes, *notes))
+
+    # -- two factors in place of one ---------------------------------------------------------------------------------
+
+    def _replace(self, child: ir.Model, layer: LinearLayer) -> Change:
+        phi = named(self.activation, **self.parameters)
+        result = self._factorise(layer, phi)
+        names = LayerNames(layer)
+        build = Builder(child, layer.graph, before=layer.node)
+        out = sequence_nodes(
+            build, layer, names, result.factors, lambda _, x: self._activation(build, layer, names, phi, x, self.width)
+        )
+        replace_layer(build, layer, out)
+        factors = tuple(
+            NewFactor(names.initializer(index, "weight"), tuple(kernel.shape), occupancy(kernel), scale_ratio(kernel))
+            for index, kernel in enumerate(result.factors)
+        )
+        return Change(factors, result.residual, (layer.output.name or "",))
+
+    def _factorise(self, layer: LinearLayer, phi: Activation) -> Factorization:
+        kernel = layer.kernel_array()
+        rng = np.random.Generator(np.random.PCG64(self.seed))
+        kernels = (layer.kernel, self.kernel)
+        offset = tuple(margins(size)[0] for size in self.kernel)
+        if self.method == "mirror":
+            slope = phi.odd_slope
+            if slope is None:
+                raise Refusal(
+                    f"{phi.name} has no linear odd part, so there is no mirror depth", code="mirror-activation"
+                )
+            result = mirror(kernel, self.width, kernels, float(slope), groups=layer.groups, rng=rng, offset=offset)
+        else:
+            result = solve(kernel, self.width, kernels, groups=layer.groups, rng=rng, offset=offset)
+        if not result.exact:
+            raise Refusal(
+                f"{layer.name}: {self.width} channels between leave a residual of {result.residual:.2g} ({result.why})",
+                way_out=None if result.least_width is None else f"{result.least_width} channels are exact",
+                code="width-too-small",
+            )
+        return result
+
+    def _activation(
+        self, build: Builder, layer: LinearLayer, names: LayerNames, phi: Activation, x: ir.Value, channels: int
+    ) -> ir.Value:
+        if not self.parametric:
+            return emit(build, phi, x, output_name=names.value("act"), channels=channels, dtype=layer.dtype)
+        return emit_parametric(
+            build,
+            phi,
+            x,
+            a=1.0,
+            per_channel=True,
+            channels=channels,
+            channel_axis=layer.output_axis,
+            rank=channel_rank(layer),
+            label=names.part("act"),
+            output_name=names.value("act"),
+            dtype=layer.dtype,
+        )
+
+    # -- a new layer after the one that stays ------------------------------------------------------------------------
+
+    def _insert(self, child: ir.Model, layer: LinearLayer) -> Change:
+        phi = named(self.activation, **self.parameters)
+        names = LayerNames(layer)
+        own = layer.activation
+        value = layer.output
+        if self.place == "after-activation" and own is not None and own.output is not None:
+            value = own.output
+        build = Builder(child, layer.graph, after=value.producer())
+        if self.method == "identity":
+            out, factors = self._identity(build, layer, names, phi, value)
+        else:
+            out, factors = self._residual(build, layer, names, phi, value)
+        replace_uses(value, out, except_nodes=build.nodes)
+        take_name(child, out, value, old_name=names.value(0))
+        return Change(factors, 0.0, (out.name or "",))
+
+    def _identity(
+        self, build: Builder, layer: LinearLayer, names: LayerNames, phi: Activation, value: ir.Value
+    ) -> tuple[ir.Value, tuple[NewFactor, ...]]:
+        groups = layer.groups if any(size != 1 for size in self.kernel) else 1
+        kernel = identity_kernel(layer.out_channels, self.kernel, groups=groups, dtype=layer.dtype.numpy())
+        x = value
+        if self.parametric:
+            x = self._activation(build, layer, names, phi, x, layer.out_channels)
+        out = plain_layer(build, layer, names, 1, x, kernel, groups)
+        if not self.parametric:
+            out = self._activation(build, layer, names, phi, out, layer.out_channels)
+        return out, (
+            NewFactor(names.initializer(1, "weight"), tuple(kernel.shape), occupancy(kernel), scale_ratio(kernel)),
+        )
+
+    def _residual(
+        self, build: Builder, layer: LinearLayer, names: LayerNames, phi: Activation, value: ir.Value
+    ) -> tuple[ir.Value, tuple[NewFactor, ...]]:
+        rng = np.random.Generator(np.random.PCG64(self.seed))
+        dtype = layer.dtype.numpy()
+        fan_in = layer.out_channels * int(np.prod(self.kernel))
+        first = rng.standard_normal((self.width, layer.out_channels, *self.kernel)) * np.sqrt(2.0 / fan_in)
+        kernel = first.astype(dtype)
+        zero = np.zeros((layer.out_channels, self.width, *(1 for _ in self.kernel)), dtype=dtype)
+        hidden = plain_layer(build, layer, names, 1, value, kernel, 1)
+        hidden = self._activation(build, layer, names, phi, hidden, self.width)
+        branch = plain_layer(build, layer, names, 2, hidden, zero, 1)
+        out = build.node("Add", [value, branch], name=names.node("residual", "Add"), output=names.value("sum"))
+        return out, tuple(
+            NewFactor(names.initializer(index, "weight"), tuple(array.shape), occupancy(array), scale_ratio(array))
+            for index, array in ((1, kernel), (2, zero))
+        )
+
+
+# -- decisions --------------------------------------------------------------------------------------------------------
+
+
+def _inner_activation(layer: LinearLayer, activation: str) -> Activation:
+    """The activation between the two layers; per-channel parameters of the layer's own become their mean."""
+    if activation != "same":
+        return named(activation)
+    own = layer.activation
+    if own is None or own.name == "Custom":
+        return named("Relu")
+    return named(own.name, **{name: float(np.mean(value)) for name, value in own.parameters.items()})
+
+
+def _resolve_method(layer: LinearLayer, method: str, phi: Activation) -> str:
+    if method == "mirror" and phi.odd_slope is None:
+        raise Refusal(
+            f"{phi.name} has no linear odd part, so there is no mirror depth for {layer.name}",
+            way_out="take --method netmorph, or --activation relu",
+            code="mirror-activation",
+        )
+    if method != "auto":
+        return method
+    if layer.dtype in _LOW_PRECISION or layer.weight.quantized:
+        return "identity"
+    return "netmorph" if phi.odd_slope is None else "mirror"
+
+
+def _new_kernel(layer: LinearLayer, kernel: Sequence[int] | int | None) -> tuple[int, ...]:
+    axes = len(layer.kernel)
+    sizes = (1,) if kernel is None else (kernel,) if isinstance(kernel, int) else tuple(kernel)
+    if any(size < 1 for size in sizes):
+        raise SelectionError(f"no kernel {'x'.join(map(str, sizes))}: sizes start at 1")
+    if axes == 0:
+        if any(size != 1 for size in sizes):
+            raise Refusal(
+                f"{layer.name} is a {layer.op}, which has no kernel axes",
+                way_out="leave --kernel out",
+                code="no-kernel",
+            )
+        return ()
+    if len(sizes) == 1:
+        return sizes * axes
+    if len(sizes) != axes:
+        raise SelectionError(f"{layer.name} has {axes} kernel axes, but {'x'.join(map(str, sizes))} has {len(sizes)}")
+    return sizes
+
+
+def _place(layer: LinearLayer, method: str, phi: Activation, *, chosen: bool) -> tuple[str, bool]:
+    """Where the new layer goes, and whether its activation is parametric."""
+    if method == "mirror":
+        return "replace", False
+    if method == "netmorph":
+        return "replace", True
+    own = layer.activation
+    follows = own is not None and own.output is not None and not layer.layout_before_activation
+    if method == "residual":
+        return ("after-activation" if follows else "after-layer"), False
+    if follows and not chosen and own is not None and own.idempotent and own.name == phi.name:
+        return "after-activation", False
+    return "after-layer", True
+
+
+def _check_width(layer: LinearLayer, width: int, method: str, groups: int) -> None:
+    unit = groups * (2 if method == "mirror" else 1)
+    if width % unit:
+        below, above = width - width % unit, width + unit - width % unit
+        what = (
+            f"{groups} groups"
+            if method != "mirror"
+            else "mirrored pairs" + (f" in {groups} groups" if groups > 1 else "")
+        )
+        near = f"{below} and {above} are" if below else f"{above} is"
+        raise Refusal(f"{width} channels do not divide into {what} for {layer.name}", way_out=near, code="width-groups")

@@ -1,0 +1,34 @@
+"""The layer a morph is about: found by what a person typed, and found again in a child."""
+
+from __future__ import annotations
+
+from onnxmorph._ir import ir
+from onnxmorph.errors import Refusal
+from onnxmorph.graph.layers import LinearLayer, layers
+
+__all__ = ["find_layer", "layer_by_key"]
+
+
+def find_layer(model: ir.Model, layer: str | LinearLayer) -> LinearLayer:
+    """``layer`` itself, or the one layer of ``model`` that the text selects.
+
+    Raises:
+        SelectionError: It selects none, or several.
+    """
+    if isinstance(layer, LinearLayer):
+        return layer
+    from onnxmorph.graph.select import select_one
+
+    return select_one(layers(model), layer)
+
+
+def layer_by_key(child: ir.Model, key: str) -> LinearLayer:
+    """The layer with :attr:`LinearLayer.key`, which edits of other layers leave alone.
+
+    Raises:
+        Refusal: An earlier edit took it away.
+    """
+    for layer in layers(child):
+        if layer.key == key:
+            return layer
+    raise Refusal(f"the model has no layer {key!r}", code="layer-gone")

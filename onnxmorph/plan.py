@@ -1,0 +1,137 @@
+"""Plans: what a morph would do, as pure data; and the child that comes of carrying plans out.
+
+A morph is *planned* (pure data: what would change, and why it may not), then *applied*, then *verified*. The same plan
+serves a dry run, the record in the child's metadata, and a replay on the parent.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import onnxmorph
+from onnxmorph import model as files
+from onnxmorph._ir import ir
+
+__all__ = ["Change", "Child", "NewFactor", "Plan", "apply"]
+
+
+@dataclass(frozen=True)
+class NewFactor:
+    """One new kernel of a child, and how it looks: NM asks for few zeros and one scale.
+
+    Attributes:
+        name: The initializer that holds it.
+        shape: Its shape as stored.
+        occupancy: Share of entries that are not zero, 0 to 1.
+        scale_ratio: Standard deviation over He's ``sqrt(2 / fan_in)``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    occupancy: float
+    scale_ratio: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The factor as the command line prints it."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "occupancy": self.occupancy,
+            "scale_ratio": self.scale_ratio,
+        }
+
+
+@dataclass(frozen=True)
+class Change:
+    """What carrying out one plan did to the child.
+
+    Attributes:
+        factors: The new kernels.
+        residual: Relative residual of the morphism equation on the stored factors; 0 where nothing was solved.
+        frontier: Names of values at the border of the changed region; each keeps its meaning from parent to child.
+        notes: Things a user should know, one sentence each.
+    """
+
+    factors: tuple[NewFactor, ...] = ()
+    residual: float = 0.0
+    frontier: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Plan(abc.ABC):
+    """One morph of one model, decided but not carried out."""
+
+    morph: ClassVar[str]
+
+    @abc.abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Every decision, resolved, as JSON values: what replays the plan on the same parent to the same child."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """What would change, for a person, one line per change."""
+
+    @abc.abstractmethod
+    def edit(self, child: ir.Model) -> Change:
+        """Carry the plan out on ``child``, in place.
+
+        Raises:
+            Refusal: The plan cannot be carried out exactly; ``child`` must then be thrown away.
+        """
+
+    def record(self) -> dict[str, Any]:
+        """The entry for the child's metadata."""
+        return {"morph": self.morph, "onnxmorph": onnxmorph.__version__, **self.options()}
+
+    def apply(self, parent: ir.Model) -> Child:
+        """A child of ``parent`` by this plan alone; see :func:`apply`."""
+        return apply(parent, [self])
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child and what was done to make it."""
+
+    model: ir.Model
+    plans: tuple[Plan, ...]
+    changes: tuple[Change, ...] = field(default=())
+
+    @property
+    def factors(self) -> tuple[NewFactor, ...]:
+        """The new kernels of all changes, in order."""
+        return tuple(factor for change in self.changes for factor in change.factors)
+
+    @property
+    def residual(self) -> float:
+        """The largest relative residual of all changes."""
+        return max((change.residual for change in self.changes), default=0.0)
+
+    @property
+    def frontier(self) -> tuple[str, ...]:
+        """Values at the borders of what changed that both models have, each once."""
+        return tuple(dict.fromkeys(name for change in self.changes for name in change.frontier))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know, each once."""
+        return tuple(dict.fromkeys(note for change in self.changes for note in change.notes))
+
+
+def apply(parent: ir.Model, plans: Sequence[Plan]) -> Child:
+    """Carry out plans one after the other on a clone of ``parent``, which stays as it is.
+
+    Tensors that do not change are the parent's own. Each plan was made on ``parent`` or on a child of it; layers are
+    found again by a key that edits of other layers leave alone.
+
+    Raises:
+        Refusal: A plan cannot be carried out exactly.
+    """
+    child = files.clone(parent)
+    changes = []
+    for plan in plans:
+        changes.append(plan.edit(child))
+        files.add_record(child, plan.record())
+    return Child(child, tuple(plans), tuple(changes))

@@ -1,0 +1,185 @@
+"""Deepening: the child computes what the parent does, or there is a refusal with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxmorph.errors import Refusal, SelectionError
+from onnxmorph.graph.layers import layers
+from onnxmorph.morphs import plan_deepen, plan_from_record
+from onnxmorph.morphs.deepen import parse_width
+from onnxmorph.plan import apply
+from tests.morphs.oracle import assert_same, from_proto
+from tests.zoo_graphs import Case, build, select
+
+# A random op computes something else on every run, so no oracle can compare; sparse tensors are refused on load.
+_LEFT_OUT = {"topology/random_noise", "weights/behind_constant_sparse"}
+RUNNABLE = [case for case in select(runnable=True) if case.name not in _LEFT_OUT]
+CONVOLUTIONS = [case for case in RUNNABLE if case.name.startswith("linear/conv")]
+
+
+def deepen_every_layer(case: Case, **options: Any) -> dict[str, str]:
+    """Deepen each layer of a model on its own; what became of each, 'done' or the code of its refusal."""
+    proto = case.build()
+    model = from_proto(proto)
+    outcome = {}
+    for layer in layers(model):
+        try:
+            child = plan_deepen(model, layer, **options).apply(model)
+        except Refusal as refusal:
+            assert refusal.reason and refusal.code
+            outcome[layer.key] = refusal.code
+            continue
+        assert_same(proto, child.model)
+        outcome[layer.key] = "done"
+    return outcome
+
+
+@pytest.mark.parametrize("case", RUNNABLE, ids=lambda case: case.name)
+def test_every_layer_of_the_zoo_is_deepened_exactly_or_refused_by_name(case: Case) -> None:
+    for layer, outcome in deepen_every_layer(case).items():
+        assert outcome == "done" or "width" not in outcome, (layer, outcome)
+
+
+@pytest.mark.parametrize("method", ["mirror", "netmorph", "identity", "residual"])
+@pytest.mark.parametrize("glob", ["linear/*_1d*", "linear/conv_transpose*", "linear/gemm*", "linear/matmul*", "scope/*"])
+def test_every_method_is_exact_on_every_kind_of_layer(method: str, glob: str) -> None:
+    for case in select(glob, runnable=True):
+        deepen_every_layer(case, method=method)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("method", ["auto", "netmorph", "identity", "residual"])
+def test_new_kernels_above_one_are_exact_at_the_borders(method: str, kernel: int) -> None:
+    done = 0
+    for case in CONVOLUTIONS[:: 1 if method == "auto" else 3]:
+        done += list(deepen_every_layer(case, method=method, kernel=kernel).values()).count("done")
+    assert done > 20
+
+
+def only_layer(name: str) -> tuple[onnx.ModelProto, ir.Model, Any]:
+    proto = build(name)
+    model = from_proto(proto)
+    return proto, model, layers(model)[0]
+
+
+@pytest.fixture
+def convolution() -> tuple[onnx.ModelProto, ir.Model, Any]:
+    return only_layer(CONVOLUTIONS[0].name)
+
+
+def test_the_layers_output_keeps_its_name_and_the_parent_stays_as_it_was(convolution: Any) -> None:
+    proto, model, layer = convolution
+    before = ir.to_proto(model).SerializeToString()
+    child = plan_deepen(model, layer).apply(model).model
+    assert layer.output.name in {value.name for node in child.graph for value in node.outputs}
+    assert ir.to_proto(model).SerializeToString() == before
+    assert [value.name for value in child.graph.outputs] == [value.name for value in model.graph.outputs]
+
+
+def test_tensors_that_did_not_change_are_the_parents_own(convolution: Any) -> None:
+    _, model, layer = convolution
+    child = plan_deepen(model, layer).apply(model).model
+    for name, value in child.graph.initializers.items():
+        if name in model.graph.initializers:
+            assert value.const_value is model.graph.initializers[name].const_value
+
+
+def test_the_record_replays_on_the_parent_to_the_same_bytes(convolution: Any) -> None:
+    _, model, layer = convolution
+    child = plan_deepen(model, layer, width="x3", seed=7).apply(model)
+    again = apply(model, [plan_from_record(plan.record()) for plan in child.plans])
+    assert ir.to_proto(again.model).SerializeToString() == ir.to_proto(child.model).SerializeToString()
+    other = plan_deepen(model, layer, width="x3", seed=8).apply(model)
+    assert ir.to_proto(other.model).SerializeToString() != ir.to_proto(child.model).SerializeToString()
+
+
+def test_the_new_layer_can_be_deepened_again_several_in_a_row(convolution: Any) -> None:
+    proto, model, layer = convolution
+    grown = model
+    for _ in range(3):
+        target = next(found for found in layers(grown) if found.key == layer.key)
+        grown = plan_deepen(grown, target, width="x2").apply(grown).model
+    assert len(layers(grown)) == len(layers(model)) + 3
+    assert_same(proto, grown, tolerance=1e-4)
+
+
+def test_all_layers_in_one_call_are_found_after_the_edits_of_the_others() -> None:
+    proto = build("block/transformer") if "block/transformer" in {c.name for c in RUNNABLE} else RUNNABLE[-1].build()
+    model = from_proto(proto)
+    plans = [plan_deepen(model, layer) for layer in layers(model) if layer.blocked is None]
+    assert plans
+    assert_same(proto, apply(model, plans).model, tolerance=1e-4)
+
+
+def test_new_factors_are_dense_and_of_one_scale(convolution: Any) -> None:
+    _, model, layer = convolution
+    for method in ("mirror", "netmorph"):
+        for factor in plan_deepen(model, layer, method=method).apply(model).factors:
+            assert factor.occupancy == 1.0, method
+            assert 0.5 <= factor.scale_ratio <= 2.0, (method, factor)
+
+
+def test_an_identity_child_is_exact_to_the_last_bit(convolution: Any) -> None:
+    proto, model, layer = convolution
+    assert_same(proto, plan_deepen(model, layer, method="identity", kernel=3).apply(model).model, tolerance=0.0)
+    assert_same(proto, plan_deepen(model, layer, method="residual", kernel=3).apply(model).model, tolerance=0.0)
+
+
+def test_a_width_too_small_is_refused_with_the_least_that_is_exact(convolution: Any) -> None:
+    _, model, layer = convolution
+    with pytest.raises(Refusal, match=r"exact|divide") as caught:
+        plan_deepen(model, layer, method="netmorph", width=1).apply(model)
+    assert caught.value.code in {"width-too-small", "width-groups"}
+
+
+@pytest.mark.parametrize(("text", "size"), [("64", 64), (7, 7), ("x2", 16), ("x1.5", 12), ("x1.1", 9)])
+def test_widths_are_numbers_or_multiples(text: int | str, size: int) -> None:
+    assert parse_width(text, 8) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "x0", "-3", "x", "4x", "two", "1e3", "xnan"])
+def test_no_width_is_a_usage_error(text: str) -> None:
+    with pytest.raises(SelectionError):
+        parse_width(text, 8)
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "mirrored"}, {"kernel": 0}, {"kernel": (3, 3, 3, 3)}, {"activation": "relux"}]
+)
+def test_options_that_mean_nothing_are_usage_errors(convolution: Any, options: dict[str, Any]) -> None:
+    _, model, layer = convolution
+    with pytest.raises(SelectionError):
+        plan_deepen(model, layer, **options)
+
+
+def test_mirror_is_refused_for_an_activation_without_a_linear_odd_part(convolution: Any) -> None:
+    _, model, layer = convolution
+    with pytest.raises(Refusal, match="odd part"):
+        plan_deepen(model, layer, method="mirror", activation="tanh")
+
+
+def test_weights_that_are_not_finite_are_refused_by_every_method() -> None:
+    model = from_proto(build("linear/conv_weights_nan"))
+    for method in ("auto", "netmorph", "identity", "residual"):
+        with pytest.raises(Refusal) as caught:
+            plan_deepen(model, layers(model)[0], method=method)
+        assert caught.value.code == "weight-not-finite"
+
+
+def test_zero_kernels_give_one_zero_factor_never_two(convolution: Any) -> None:
+    proto, _, _ = convolution
+    zero = onnx.ModelProto()
+    zero.CopyFrom(proto)
+    for tensor in zero.graph.initializer:
+        if len(tensor.dims) >= 3:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tuple(tensor.dims), np.float32), tensor.name))
+    model = from_proto(zero)
+    child = plan_deepen(model, layers(model)[0]).apply(model)
+    assert sorted(factor.occupancy > 0 for factor in child.factors) == [False, True]
+    assert_same(zero, child.model)
