@@ -1,0 +1,90 @@
+"""``inspect``: the contract of its JSON, and a table that cuts nothing off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.cli.conftest import SAMPLES, Run
+
+
+def test_json_has_what_other_programs_rely_on(run: Run, folder: Path) -> None:
+    ended = run("inspect", "digits_cnn.onnx", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    layers = ended.document["layers"]
+    assert [layer["name"] for layer in layers][:2] == ["/features/conv1/Conv", "/features/conv2/Conv"]
+    expected = {
+        "name": "/features/conv2/Conv",
+        "op": "Conv",
+        "in": 16,
+        "out": 24,
+        "kernel": [3, 3],
+        "groups": 1,
+        "activation": "Relu",
+        "parameters": 24 * 16 * 9 + 24,
+        "macs": 8 * 8 * 24 * 16 * 9,
+    }
+    assert {key: layers[1][key] for key in expected} == expected
+    assert layers[1]["morphs"]["deepen"] is None
+    assert layers[-1]["kernel"] == [] and layers[-1]["activation"] is None
+    assert ended.document["totals"]["layers"] == len(layers)
+    assert ended.document["model"]["inputs"] == [{"name": "image", "dtype": "float", "shape": ["batch", 1, 8, 8]}]
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in SAMPLES.glob("*.onnx")))
+def test_every_sample_is_listed_alike_as_text_and_as_json(run: Run, name: str) -> None:
+    text = run("inspect", SAMPLES / name)
+    document = run("inspect", SAMPLES / name, "--json").document
+    assert text.code == 0
+    for layer in document["layers"]:
+        assert f"#{layer['index']} " in text.out and layer["name"] in text.out
+
+
+def test_a_layer_that_cannot_be_touched_is_listed_with_the_reason(run: Run, tmp_path: Path) -> None:
+    x, w, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "xwy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], "g", [x, w], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    document = run("inspect", tmp_path / "m.onnx", "--json").document
+    ended = run("inspect", tmp_path / "m.onnx")
+    assert ended.code == 0
+    if document["layers"]:
+        (layer,) = document["layers"]
+        reason = layer["morphs"]["deepen"]
+        assert reason and f"[1] {reason}" in ended.out and "no [1]" in ended.out
+    else:
+        assert "no linear layers" in ended.out
+
+
+def test_a_model_without_layers_is_no_failure(run: Run, tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    assert run("inspect", tmp_path / "m.onnx").out.endswith("no linear layers\n")
+    assert run("inspect", tmp_path / "m.onnx", "--json").document["layers"] == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a model", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x00" * 64]
+)
+def test_what_is_no_model_is_one_line_and_exit_4(run: Run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.onnx").write_bytes(content)
+    ended = run("inspect", tmp_path / "bad.onnx")
+    assert (ended.code, ended.out) == (4, "")
+    assert ended.err.startswith("onnxmorph: error: ") and "bad.onnx" in ended.err and ended.err.count("\n") == 1
+    assert "internal error" not in ended.err
+    assert "error" in run("inspect", tmp_path / "bad.onnx", "--json").document
+
+
+def test_a_folder_or_nothing_at_all_in_place_of_a_model(run: Run, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere.onnx"):
+        ended = run("inspect", path)
+        assert (ended.code, ended.out) == (4, "") and "internal error" not in ended.err
+
+
+def test_a_truncated_model_is_no_model(run: Run, folder: Path) -> None:
+    whole = (folder / "digits_cnn.onnx").read_bytes()
+    (folder / "short.onnx").write_bytes(whole[: len(whole) // 2])
+    assert run("inspect", "short.onnx").code == 4
