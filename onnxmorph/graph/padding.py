@@ -25,7 +25,7 @@ class Pads:
         end: The same, after.
         auto_pad: What the file says: ``'NOTSET'``, ``'VALID'``, ``'SAME_UPPER'`` (the odd zero goes to the end) or
             ``'SAME_LOWER'`` (to the beginning).
-        output_padding: ConvTranspose: places added to the end of each axis of the output.
+        output_padding: ConvTranspose: places added to the end of each axis of the output, in all.
         output_shape: ConvTranspose: the spatial output sizes the file asks for, from which the pads were derived.
         sized: The explicit pads hold for the present input size only: a SAME layer with a stride, or `output_shape`.
     """
@@ -105,8 +105,9 @@ def transpose_pads(
 ) -> Pads:
     """Explicit pads of a ConvTranspose; arguments as in `convolution_pads`, with the operator's own two.
 
-    A total below zero means that the output is longer than the taps reach; ONNX Runtime cuts the total at 0 and lets
-    the rest appear at the end, and so does this.
+    As ONNX Runtime does it: an odd total gives its extra zero to the beginning unless SAME_UPPER; an `output_shape`
+    beyond the reach of the taps is filled up at the end, which is as much more `output_padding`; a SAME whose total
+    would be negative pads nothing.
     """
     axes = len(kernel)
     added = tuple(output_padding)
@@ -119,17 +120,20 @@ def transpose_pads(
         if auto_pad == "VALID":
             return Pads((0,) * axes, (0,) * axes, auto_pad, added)
     totals: list[int | None] = []
+    extended = list(added)
     for axis in range(axes):
         extent = dilations[axis] * (kernel[axis] - 1) + 1
         size = sizes[axis]
         if wanted is None:
             totals.append(max(extent + added[axis] - strides[axis], 0))
         elif isinstance(size, int):
-            totals.append(max(strides[axis] * (size - 1) + added[axis] + extent - wanted[axis], 0))
+            total = strides[axis] * (size - 1) + added[axis] + extent - wanted[axis]
+            extended[axis] += max(-total, 0)
+            totals.append(max(total, 0))
         else:
             totals.append(None)
-    begin, end = _shared_out(totals, extra_at_end=auto_pad != "SAME_LOWER")
-    return Pads(begin, end, auto_pad, added, wanted, sized=wanted is not None)
+    begin, end = _shared_out(totals, extra_at_end=auto_pad == "SAME_UPPER")
+    return Pads(begin, end, auto_pad, tuple(extended), wanted, sized=wanted is not None)
 
 
 def _shared_out(
