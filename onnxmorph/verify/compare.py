@@ -6,6 +6,10 @@ For one run, with parent value ``p``, child value ``c`` and perturbed runs of th
 * ``channel_ratio = max_j rms_j(c - p) / max(rms_j(p_k - p), median_i rms_i(p_k - p), eps rms_j(p))`` over the channels
   ``j`` of axis 1 and of the last axis.
 
+Where that is not enough, the child's own noise counts too, ``|c_moved - c|`` with the child's weights moved by one
+rounding, up to ten times the parent's: a factorized layer that is conditioned a little worse than the layer it replaces
+is still the same function, to rounding. One that is conditioned a hundred times worse is not accepted.
+
 The second sees one wrong channel that hides under the noise of a larger one. The median keeps a channel that happened
 not to move (few elements, or weights that are exactly zero) from turning rounding into an alarm. ``eps`` is half a unit
 in the last place of the value's type.
@@ -31,6 +35,9 @@ LIMIT = 30.0
 
 _NONDETERMINISTIC_SHARE = 1e-3
 """A parent that misses itself by this share of its spread, same inputs and session, does not repeat itself."""
+
+MOST_CHILD_NOISE = 10.0
+"""How far above the parent's noise the child's own noise may raise what is allowed."""
 
 _FLIP_ALLOWANCE = (3, 4)
 """A discrete value may differ in ``3 n + 4`` places where the parent's own noise flips ``n > 0``."""
@@ -98,6 +105,7 @@ def measure(
     noisy: Sequence[Array | None],
     repeats: Sequence[Array | None] = (),
     *,
+    moved_child: Array | None = None,
     input_scale: float = 1.0,
 ) -> Measurement:
     """Distance of the child's value from the parent's, in units of the parent's noise.
@@ -107,6 +115,7 @@ def measure(
         child: Value of the child on the same inputs.
         noisy: Values of the parent with inputs or weights moved by one rounding, or with optimisations on.
         repeats: Values of the parent run again, unchanged, in the same session.
+        moved_child: Value of the child with its weights moved by one rounding.
         input_scale: Largest magnitude among the inputs; the scale of rounding where the parent is exactly zero.
     """
     if parent is None or child is None:
@@ -125,7 +134,9 @@ def measure(
         return _equal(informative=False)
     if not is_floating(parent):
         return _measure_discrete(parent, child, usable, again)
-    return _measure_floating(parent, child, usable, again, input_scale)
+    if moved_child is not None and moved_child.shape != child.shape:
+        moved_child = None
+    return _measure_floating(parent, child, usable, again, moved_child, input_scale)
 
 
 def _equal(*, informative: bool = True, scale: float = 0.0, floor: float = 0.0) -> Measurement:
@@ -168,7 +179,12 @@ def _measure_discrete(parent: Array, child: Array, noisy: list[Array], again: li
 
 
 def _measure_floating(
-    parent: Array, child: Array, noisy: list[Array], again: list[Array], input_scale: float
+    parent: Array,
+    child: Array,
+    noisy: list[Array],
+    again: list[Array],
+    moved_child: Array | None,
+    input_scale: float,
 ) -> Measurement:
     unit = unit_rounding(parent.dtype)
     reference = _wide(parent)
@@ -180,7 +196,11 @@ def _measure_floating(
     if any(_does_not_repeat(distance, reference, finite) for distance in repeated):
         return _nondeterministic()
     noise = repeated + [_distance(reference, _wide(array)) for array in noisy]
-    difference = _distance(reference, _wide(child))
+    wide_child = _wide(child)
+    difference = _distance(reference, wide_child)
+    child_noise = _distance(wide_child, _wide(moved_child)) if moved_child is not None else None
+    if child_noise is not None:
+        child_noise[~np.isfinite(child_noise)] = 0.0
     # Where the parent itself flips between finite and not, nothing can be asked of the child.
     for array in noise:
         unstable = ~np.isfinite(array)
@@ -191,6 +211,8 @@ def _measure_floating(
     floor = max([unit * scale, *(float(array.max()) for array in noise)])
     if floor == 0.0:
         floor = unit * input_scale
+    if child_noise is not None:
+        floor = max(floor, min(float(child_noise.max()), MOST_CHILD_NOISE * floor))
     max_abs = float(difference.max())
     if max_abs == 0.0:
         return _equal(informative=informative, scale=scale, floor=floor)
@@ -198,7 +220,7 @@ def _measure_floating(
     if not np.isfinite(max_abs):
         reason = "NaN or infinite in one model where the other is finite"
         return Measurement(max_abs, scale, floor, float("inf"), float("inf"), None, False, reason, informative)
-    channel_ratio, channel = _worst_channel(difference, noise, magnitude, unit, floor)
+    channel_ratio, channel = _worst_channel(difference, noise, child_noise, magnitude, unit, floor)
     return Measurement(max_abs, scale, floor, max_abs / floor, channel_ratio, channel, False, None, informative)
 
 
@@ -232,7 +254,7 @@ def _does_not_repeat(distance: Array, reference: Array, finite: Array) -> bool:
 
 
 def _worst_channel(
-    difference: Array, noise: list[Array], magnitude: Array, unit: float, floor: float
+    difference: Array, noise: list[Array], child_noise: Array | None, magnitude: Array, unit: float, floor: float
 ) -> tuple[float, tuple[int, int] | None]:
     """Largest ratio of root mean squares over single channels, and the ``(axis, index)`` it was found at."""
     rank = difference.ndim
@@ -249,6 +271,9 @@ def _worst_channel(
         typical = float(np.median(moving)) if moving.size else 0.0
         allowed = np.maximum(np.maximum(own, typical), unit * size)
         allowed[allowed == 0] = floor
+        if child_noise is not None:
+            own_child = np.sqrt(np.mean(child_noise**2, axis=others))
+            allowed = np.maximum(allowed, np.minimum(own_child, MOST_CHILD_NOISE * allowed))
         ratios = moved / allowed
         index = int(np.argmax(ratios))
         if ratios[index] > worst:

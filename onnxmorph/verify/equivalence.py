@@ -7,6 +7,7 @@ changed. Then faults are planted in the child's changed weights and must be seen
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ _MOST_INNER = 256
 _MOST_SETS = 10
 _FEWEST_SETS = 2
 _RUNS_A_SET = 6
-_ESCALATED_SETS = 3
+_MOST_FAILING_SETS = 2
 _EXTRA_NOISE = 4
 _KEPT_REFERENCES = 3
 _MOST_KEPT_BYTES = 1 << 28
@@ -54,6 +55,7 @@ class Reference:
     noisy: list[Values]
     repeats: list[Values]
     input_scale: float
+    moved_child: Values | None = None
     escalated: bool = False
 
     def measure(self, name: str, child: Array | None) -> Measurement:
@@ -63,6 +65,7 @@ class Reference:
             child,
             [values[name] for values in self.noisy if name in values],
             [values[name] for values in self.repeats if name in values],
+            moved_child=self.moved_child.get(name) if self.moved_child is not None else None,
             input_scale=self.input_scale,
         )
 
@@ -159,6 +162,7 @@ class _Verification:
         self._moving: set[str] = set()
         self._kept_bytes = 0
         self._escalated = 0
+        self.moved_child: Session | None = None
 
     # -- before the runs -----------------------------------------------------------------------------------------------
 
@@ -192,9 +196,7 @@ class _Verification:
         self.certificate.tiers = ["optimisations off", "optimisations on (outputs)"]
 
     def _session(self, model: ir.Model, extra: Sequence[str] = (), *, optimise: bool = False) -> Session:
-        from onnxmorph.model import runtime_form
-
-        return Session(runtime_form(model, tuple(extra)), self.choice.name, optimise=optimise)
+        return runtime.open_session(model, self.choice.name, extra, optimise=optimise)
 
     def _child_session(self, *, optimise: bool = False) -> Session | None:
         extra = [] if optimise else list(dict.fromkeys(self.pairs.values()))
@@ -221,6 +223,7 @@ class _Verification:
             self.comparisons[name] = Comparison(name, child_name, "")
         leaves: dict[str, Comparison] = {}
         used: list[InputSet] = []
+        failing = 0
         for index, item in enumerate(sets):
             if index >= _FEWEST_SETS and time.perf_counter() > self.deadline:
                 break
@@ -238,6 +241,9 @@ class _Verification:
                 break
             self._judge(reference, [values, optimised], leaves, len(used) - 1)
             self._keep(reference)
+            failing += any(leaf.status == "differs" for leaf in leaves.values())
+            if failing >= _MOST_FAILING_SETS:
+                break
         self.certificate.inputs = len(used)
         self.certificate.coverage = self.plan.coverage(used)
         self._conclude(leaves)
@@ -343,8 +349,9 @@ class _Verification:
         return not is_floating(parent) or parent.shape != child.shape
 
     def _escalate(self, reference: Reference) -> None:
-        """More noise before anything is called different: a rare flip may not have shown in the first runs."""
-        if self._escalated >= _ESCALATED_SETS or reference.escalated:
+        """More noise before anything is called different: a rare flip may not have shown in the first runs, and the
+        child may be conditioned a little worse than the parent."""
+        if reference.escalated:
             return
         self._escalated += 1
         reference.escalated = True
@@ -358,6 +365,13 @@ class _Verification:
                 reference.noisy.append(self._values(session, moved, "parent"))
             except RuntimeFailure:
                 continue
+        if self.moved_child is None:
+            first = [str(value.name) for value in self.changes.tensors]
+            self.moved_child = self._session(
+                moved_weights(self.child, generator, first=first), list(dict.fromkeys(self.pairs.values()))
+            )
+        with contextlib.suppress(RuntimeFailure):
+            reference.moved_child = self._values(self.moved_child, reference.feeds, "child")
 
     def _watch(self, name: str, array: Array | None, reference: Reference) -> None:
         """Notes whether a value ever differs between inputs of one shape; one that never does tells nothing."""

@@ -26,9 +26,19 @@ from onnxmorph.errors import RuntimeFailure
 if TYPE_CHECKING:
     import numpy as np
 
+    from onnxmorph._ir import ir
     from onnxmorph.model import RuntimeForm
 
-__all__ = ["Provider", "ProviderChoice", "Session", "choose_provider", "providers_by_node", "runtime_version"]
+__all__ = [
+    "Provider",
+    "ProviderChoice",
+    "Session",
+    "choose_provider",
+    "open_session",
+    "providers_by_node",
+    "runtime_version",
+    "threads",
+]
 
 Provider = Literal["auto", "cuda", "cpu"]
 
@@ -187,6 +197,26 @@ class Session:
     def end_profiling(self) -> str:
         """Stops profiling and returns the path of the trace."""
         return str(self._session.end_profiling())
+
+
+def open_session(
+    model: ir.Model, provider: str, extra_outputs: Sequence[str] = (), *, optimise: bool = False
+) -> Session:
+    """A session of ``model`` whose outputs are the graph's and ``extra_outputs``, its weights used where they lie.
+
+    Raises:
+        RuntimeFailure: ONNX Runtime cannot load the model here.
+    """
+    from onnxmorph.model import RuntimeForm, runtime_form
+
+    form = runtime_form(model, tuple(extra_outputs))
+    # ONNX Runtime drops initializers nobody uses before it looks for those it was handed, and fails to find them.
+    used = {
+        name: array
+        for name, array in form.initializers.items()
+        if model.graph.initializers[name].uses() or model.graph.initializers[name].is_graph_output()
+    }
+    return Session(RuntimeForm(form.proto, used), provider, optimise=optimise)
 
 
 def _external_value(ort: Any, array: np.ndarray[Any, Any]) -> Any:
