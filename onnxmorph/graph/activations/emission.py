@@ -93,16 +93,17 @@ def emit_parametric(
     Forms, by activation:
 
     * ReLU: ``PRelu(x, slope=a)``, since ``(1-a) max(x,0) + a x`` is x above 0 and ``a x`` below.
-    * LeakyReLU, PReLU of slope s: ``PRelu(x, slope = a + (1-a) s)``; a = 1 gives slope 1 and a = 0 gives s, exactly.
+    * LeakyReLU, PReLU of slope s: ``PRelu(x, slope = a + (1-a) s)``; a = 1 gives slope 1, a = 0 gives s, exactly.
     * every other: ``(1-a) * phi(x) + a * x``. At a = 1 this is ``0 * phi(x) + x``, exactly x wherever phi(x) is finite.
-      Where phi can overflow for a finite x (SELU, squared ReLU, Shrink, a steep Softplus), phi(x) is clipped to the finite
-      numbers of the type when a starts at 1. At a = 0 it is ``phi(x) + 0 * x``, exactly phi(x) for every finite x.
+      Where phi can overflow for a finite x (SELU, squared ReLU, Shrink, a steep Softplus), phi(x) is clipped to the
+      finite numbers of the type when a starts at 1. At a = 0 it is ``phi(x) + 0 * x``, exactly phi(x) for finite x.
       The often-seen ``x + (1-a)(phi(x) - x)`` is not used: at a = 0 it rounds twice.
 
     Everywhere d/da = x - phi(x). For infinite x, ``0 * inf`` is not a number in every form, as in training frameworks.
 
-    Where the activation was found in a graph as a region of several nodes, those nodes are copied, so that a = 0 keeps
-    the parent's function to the last bit, rounded constants and all.
+    Where the activation was found in a graph as a region of several nodes and ``a`` starts below 1, those nodes are
+    copied, so that a = 0 keeps the parent's function to the last bit, rounded constants and all. At a = 1 phi does not
+    count yet, and the plain spelling is used, which is known to give no NaN for any finite x.
 
     Args:
         build: Where the nodes go.
@@ -342,17 +343,19 @@ class _Speller:
                 left = self.between("Sub", self.number("one", np.ones(1)), a)
                 slope = self.between("Add", a, self.between("Mul", left, self.slope(given)))
             return self.op("PRelu", self.x, slope, last=True)
-        phi = self.own_spelling(activation) or self.activation(activation, last=False)
+        own = None if bool(np.all(start == 1.0)) else self.own_spelling(activation)
+        phi = own or self.activation(activation, last=False)
         largest = float(np.finfo(self.dtype.numpy()).max) if self.dtype.name != "BFLOAT16" else 3.3895e38
-        if bool(np.any(start == 1.0)) and (len(activation.nodes) > 1 or activation.overflows(largest)):
+        if bool(np.any(start == 1.0)) and (own is not None or activation.overflows(largest)):
             phi = self.clip(phi, -largest, largest)
         a = self.build.initializer(name, start, self.dtype)
         left = self.between("Sub", self.number("one", np.ones(1)), a)
         return self.op("Add", self.op("Mul", phi, left), self.op("Mul", self.x, a), last=True)
 
     def bends_by_slope(self, activation: Activation) -> bool:
-        """Whether ``PRelu`` with a slope in the type of x is the same function: LeakyRelu's slope is a float32 attribute,
-        which float16 may have to round.
+        """Whether ``PRelu`` with a slope in the type of x is the same function to the last bit.
+
+        LeakyRelu's slope is a float32 attribute, which a float16 slope may have to round.
         """
         if activation.name == "Relu":
             return self.has("PRelu")

@@ -69,7 +69,7 @@ def recognise(
         return None
     found: list[Activation] = []
     for region in regions(value, shape=shape, ir_version=ir_version):
-        activation = _of_one_node(region) if len(region.nodes) == 1 else match(region)
+        activation = _of_one_node(region) if len(region.nodes) == 1 else _matched_before(region)
         if activation is not None:
             found.append(Activation(activation.name, activation.parameters, region.input, region.output, region.nodes))
     if not found:
@@ -112,7 +112,7 @@ def _of_one_node(region: Region) -> Activation | None:
     if name in _BY_ATTRIBUTES:
         return canonical(name, {key: attribute(node, key, default) for key, default in _BY_ATTRIBUTES[name].items()})
     # Max(x, 0), Min(x, 6), Mul(x, x) ... : by what it computes.
-    return match(region)
+    return _matched_before(region)
 
 
 _BY_ATTRIBUTES: dict[str, dict[str, float]] = {
@@ -143,6 +143,22 @@ def _largest(value: ir.Value) -> float:
 
 def _number(array: Array) -> Parameter:
     return float(array.reshape(())) if array.size == 1 else array
+
+
+_matches: dict[tuple[object, ...], Activation | None] = {}
+_MOST_MATCHES = 4096
+
+
+def _matched_before(region: Region) -> Activation | None:
+    """`match`, once per spelling."""
+    signature = region.signature()
+    if signature is None:
+        return match(region)
+    if signature not in _matches:
+        if len(_matches) >= _MOST_MATCHES:
+            _matches.clear()
+        _matches[signature] = match(region)
+    return _matches[signature]
 
 
 def match(region: Region) -> Activation | None:

@@ -54,6 +54,25 @@ class Region:
         result = known[self.output].astype(np.float64)
         return np.broadcast_to(result, points.shape + self.trailing_shape)
 
+    def signature(self) -> tuple[object, ...] | None:
+        """What its function depends on, hashable, alike for regions spelled alike; ``None`` with constants per channel.
+
+        A deep network spells the same activation in every layer; one look at the function is enough.
+        """
+        if any(array.size != 1 for array in self.constants.values()):
+            return None
+        places: dict[ir.Value, object] = {self.input: "x"}
+        places.update(
+            {value: (str(array.dtype), float(array.reshape(-1)[0])) for value, array in self.constants.items()}
+        )
+        steps: list[object] = []
+        for place, node in enumerate(self.nodes):
+            attributes = tuple(sorted((name, str(attribute.value)) for name, attribute in node.attributes.items()))
+            inputs = tuple("" if value is None else places[value] for value in node.inputs)
+            steps.append((node.domain, node.op_type, attributes, inputs))
+            places[node.outputs[0]] = place
+        return (self.input.dtype, *steps)
+
     def numbers(self) -> tuple[float, ...]:
         """Every finite scalar in the region, constant or attribute: where its function may have a kink."""
         found = {float(array.reshape(-1)[0]) for array in self.constants.values() if array.size == 1}
