@@ -1,0 +1,409 @@
+"""Coupled axes of a whole model: one walk over the nodes, each read by the rule of its operator.
+
+See docs/coupled_axes.md. The result knows for every axis of every value its factors (`Factors`), and every place that
+spells out a size. Groups are read off it (`onnxmorph.graph.axes.group`), index maps are applied by
+`onnxmorph.graph.axes.rewrite`. Nothing here edits a model.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.graph.axes.contents import LARGEST_CONTENT, Content, Number, constant_content, evaluate_node
+from onnxmorph.graph.axes.factors import Expr, Factors
+from onnxmorph.graph.axes.notes import Block, Note, Pin
+from onnxmorph.graph.axes.site import RULES, Axes, Barrier, Site
+from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse
+from onnxmorph.graph.constants import constant, stored
+from onnxmorph.graph.shapes import Shapes
+
+__all__ = ["CoupledAxes", "Operand"]
+
+Operand = tuple[ir.Node, int]
+"""One use of a value: node and input position."""
+
+LARGEST_UNIFORM = 1 << 20
+"""Elements; a shared constant up to this size is looked into, whether all its elements are the same."""
+
+LARGEST_FLOAT_CONTENT = 1
+"""Elements; a float tensor with more is data (a per-channel parameter), not arithmetic on sizes."""
+
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+class CoupledAxes:
+    """Every axis of every value of one model, in factors; made once with `of`, never changes the model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.factors = Factors()
+        self.uses: list[SizeUse | AttributeUse | SplitUse | IndexUse | Frozen] = []
+        self.barriers: list[tuple[ir.Node, str]] = []
+        """Nodes that were not followed, with the reason."""
+        self.roles: dict[Operand, list[tuple[int, str]]] = defaultdict(list)
+        self.own_copy: dict[Operand, Axes] = {}
+        """Uses of a shared constant whose elements are all equal: each use may have its own copy, so none couples."""
+        self.formals: dict[ir.Value, list[ir.Value]] = defaultdict(list)
+        """For a value handed to a model-local function, the function's own name for it."""
+        self._axes: dict[ir.Value, Axes | None] = {}
+        self._contents: dict[ir.Value, Content | None] = {}
+        self._constants: dict[ir.Value, bool] = {}
+        self._uniform: dict[ir.Value, bool] = {}
+        self._shapes: Shapes | None = None
+        self._functions: dict[tuple[str, str, str], ir.Function] = {
+            function.identifier(): function for function in model.functions.values()
+        }
+        self._single_calls: set[tuple[str, str, str]] = set()
+        self._symbols: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, model: ir.Model) -> CoupledAxes:
+        """Couple the axes of a model.
+
+        Model-local functions are followed where they are called once; bodies of If, Loop and Scan by their rules.
+        """
+        import onnxmorph.graph.axes.rules  # noqa: F401  # registers the rules on first use
+
+        self = cls(model)
+        self._count_calls()
+        for value in model.graph.inputs:
+            if not value.is_initializer():
+                self._input(value)
+        self.walk(model.graph, model.graph.opset_imports)
+        for value in model.graph.outputs:
+            self._output(value)
+        return self
+
+    # ---- reading the result ---------------------------------------------------------------------------------------
+
+    def axes(self, value: ir.Value) -> Axes | None:
+        """The axes of a value; ``None`` when its rank is unknown or nothing was said about it."""
+        if value in self._axes:
+            return self._axes[value]
+        return self._stored_axes(value)
+
+    def known_values(self) -> Iterator[tuple[ir.Value, Axes]]:
+        """Every value whose axes are known."""
+        for value, axes in self._axes.items():
+            if axes is not None:
+                yield value, axes
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """Whether a value is known before a run: stored, or computed from stored values alone."""
+        known = self._constants.get(value)
+        if known is None:
+            known = stored(value) is not None
+            self._constants[value] = known
+        return known
+
+    def content(self, value: ir.Value) -> Content | None:
+        """What a small value holds, in terms of axis sizes; ``None`` when it is data."""
+        if value in self._contents:
+            return self._contents[value]
+        content: Content | None = None
+        array = self.small_array(value)
+        if array is not None and (array.dtype.kind in "iub" or array.size <= LARGEST_FLOAT_CONTENT):
+            content = constant_content(array)
+        self._contents[value] = content
+        return content
+
+    def small_array(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        """The numbers of a constant of at most `LARGEST_CONTENT` elements."""
+        tensor = stored(value)
+        if tensor is not None:
+            if tensor.size > LARGEST_CONTENT or tensor.dtype == ir.DataType.STRING:
+                return None
+            return tensor.numpy()
+        if not self.is_constant(value):
+            return None
+        axes = self._axes.get(value)
+        if axes is not None:
+            total = self.factors.size(tuple(atom for expr in axes for atom in expr))
+            if total is not None and total > LARGEST_CONTENT:
+                return None
+        array = constant(value)
+        return None if array is None or array.size > LARGEST_CONTENT or array.dtype.kind not in "fiub" else array
+
+    # ---- what the rules call --------------------------------------------------------------------------------------
+
+    def operand(self, value: ir.Value, node: ir.Node, position: int) -> Axes | None:
+        """The axes of a value as one node reads it."""
+        own = self.own_copy.get((node, position))
+        if own is not None:
+            return own
+        if value not in self._axes and self._shared_uniform(value):
+            tensor = stored(value)
+            if tensor is not None:
+                own = [self.factors.axis(int(size)) for size in tensor.shape.numpy()]
+                self.own_copy[node, position] = own
+                return own
+        return self.axes(value)
+
+    def give(self, value: ir.Value, axes: Axes) -> None:
+        """Set the axes of a value."""
+        self._axes[value] = axes
+
+    def add_role(self, node: ir.Node, position: int, axis: int, role: str) -> None:
+        """Say what an axis of an operand is for."""
+        self.roles[node, position].append((axis, role))
+
+    def symbol(self, name: str) -> Expr:
+        """The axis of unknown size that the model calls ``name``."""
+        if name not in self._symbols:
+            self._symbols[name] = self.factors.atom(None, Pin("dynamic", f"dynamic size '{name}'"), symbol=name)
+        return (self._symbols[name],)
+
+    def declared(self, value: ir.Value, *notes: Note) -> Axes | None:
+        """New axes from what shape inference and the file say of a value."""
+        if self._shapes is None:
+            self._shapes = Shapes.of(self.model)
+        dims = self._shapes.shape(value)
+        return None if dims is None else [self._dim(dim, *notes) for dim in dims]
+
+    def walk(self, graph: ir.Graph | ir.Function, imports: dict[str, int]) -> None:
+        """Read every node of a graph in order."""
+        for node in graph:
+            self.read(node, imports)
+
+    def read(self, node: ir.Node, imports: dict[str, int]) -> None:
+        """Read one node: contents if it is shape arithmetic, else by its rule; a barrier where neither applies."""
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if domain == "" and node.op_type == "Constant":
+            return
+        opset = imports.get(domain, imports.get("ai.onnx", 1) if domain == "" else 1)
+        site = Site(self, node, opset, imports)
+        inputs = [value for value in node.inputs if value is not None]
+        constant_inputs = bool(inputs) and all(self.is_constant(value) for value in inputs)
+        if constant_inputs and node.op_type not in _RANDOM:
+            for value in node.outputs:
+                self._constants[value] = True
+        try:
+            if domain == "" and self._follow_content(site):
+                return
+            follow = RULES.get((domain, node.op_type))
+            if node.op_identifier() in self._functions:
+                self._call(site, self._functions[node.op_identifier()])
+            elif follow is None:
+                name = f"{domain}.{node.op_type}" if domain else node.op_type
+                raise Barrier(f"no rule for operator {name} (node '{node.name or node.outputs[0].name}')", "unknown-op")
+            else:
+                follow(site)
+        except Barrier as barrier:
+            self._stop(site, barrier)
+        self._freeze(site)
+
+    # ---- inside ---------------------------------------------------------------------------------------------------
+
+    def _dim(self, dim: Any, *notes: Note) -> Expr:
+        if isinstance(dim, int):
+            return self.factors.axis(dim, *notes)
+        if isinstance(dim, str) and dim and not notes:
+            return self.symbol(dim)
+        return self.factors.axis(None, *notes, symbol=dim if isinstance(dim, str) and dim else None)
+
+    def _input(self, value: ir.Value) -> None:
+        if value.shape is None:
+            self._axes[value] = None
+            return
+        axes: Axes = []
+        for axis, dim in enumerate(value.shape):
+            pin = Pin("graph-input", f"graph input '{value.name}' axis {axis}")
+            name = None if isinstance(dim, int) else dim.value
+            axes.append(self.factors.axis(int(dim), pin) if isinstance(dim, int) else self._symbolic(name, pin))
+        self._axes[value] = axes
+
+    def _symbolic(self, name: str | None, pin: Pin) -> Expr:
+        if not name or name == "?":
+            return self.factors.axis(None, pin)
+        expr = self.symbol(name)
+        self.factors.note(expr, pin)
+        return expr
+
+    def _output(self, value: ir.Value) -> None:
+        axes = self.axes(value)
+        for axis, expr in enumerate(axes or ()):
+            self.factors.note(expr, Pin("graph-output", f"graph output '{value.name}' axis {axis}"))
+        content = self._contents.get(value)
+        for number in () if content is None else content.reshape(-1):
+            for expr in number.axes():
+                self.factors.note(expr, Pin("graph-output", f"its size is told by graph output '{value.name}'"))
+
+    def _stored_axes(self, value: ir.Value) -> Axes | None:
+        tensor = stored(value)
+        if tensor is None:
+            return None
+        notes: list[Note] = []
+        if value.is_graph_input():
+            notes.append(Pin("overridable", f"initializer '{value.name}' is a graph input too, which a caller may set"))
+        axes = [self.factors.axis(int(size), *notes) for size in tensor.shape.numpy()]
+        self._axes[value] = axes
+        return axes
+
+    def _shared_uniform(self, value: ir.Value) -> bool:
+        known = self._uniform.get(value)
+        if known is None:
+            known = False
+            tensor = stored(value)
+            if (
+                tensor is not None
+                and len(value.uses()) > 1
+                and 1 < tensor.size <= LARGEST_UNIFORM
+                and tensor.dtype.is_floating_point()
+                and not value.is_graph_input()
+                and not value.is_graph_output()
+            ):
+                array = tensor.numpy().reshape(-1)
+                known = bool((array == array[0]).all())
+            self._uniform[value] = known
+        return known
+
+    def _follow_content(self, site: Site) -> bool:
+        """Shape arithmetic; True when it was understood and the node needs no rule."""
+        node = site.node
+        if node.op_type in {"Shape", "Size"}:
+            return self._shape_of(site)
+        inputs = list(node.inputs)
+        # What is constant anyway is read when somebody asks; only what stems from a Shape is followed here.
+        if not any(
+            value is not None and self._contents.get(value) is not None and not self.is_constant(value)
+            for value in inputs
+        ):
+            return False
+        contents = [None if value is None else self.content(value) for value in inputs]
+        if any(value is not None and content is None for value, content in zip(inputs, contents, strict=True)):
+            return False
+        out = evaluate_node(node, contents)
+        if out is None:
+            return False
+        for value, content in zip(node.outputs, out, strict=False):
+            if content.size > LARGEST_FLOAT_CONTENT and not self._integral(node, contents):
+                return False
+            self._set_content(value, np.asarray(content, dtype=object), site)
+        return True
+
+    def _integral(self, node: ir.Node, contents: Sequence[Content | None]) -> bool:
+        if node.op_type == "Cast":
+            to = node.attributes["to"].value
+            return ir.DataType(to).is_integer() or ir.DataType(to) == ir.DataType.BOOL
+        numbers = [number for content in contents if content is not None for number in content.reshape(-1)]
+        return not any(isinstance(number.value(self.factors.size), float) for number in numbers)
+
+    def _set_content(self, value: ir.Value, content: Content, site: Site) -> None:
+        self._contents[value] = content
+        self._axes[value] = [site.new(int(size), "structure", "a list of sizes") for size in content.shape]
+
+    def _shape_of(self, site: Site) -> bool:
+        node = site.node
+        value = node.outputs[0]
+        axes = self.operand(site.value(0), node, 0)
+        if axes is None:
+            self._axes[value] = self.declared(value, Pin("structure", "a list of sizes"))
+            return True
+        if node.op_type == "Size":
+            content: Content = np.empty((), dtype=object)
+            content[()] = Number(axis=tuple(atom for expr in axes for atom in expr))
+        else:
+            start, end = int(site.attribute("start", 0)), site.attribute("end")
+            picked = axes[start : None if end is None else int(end)]
+            content = np.empty(len(picked), dtype=object)
+            listed = self._contents.get(site.value(0)) is not None  # the length of a list of sizes never changes
+            for index, expr in enumerate(picked):
+                content[index] = Number(axis=expr) if expr and not listed else Number(self.factors.size(expr))
+        self._set_content(value, content, site)
+        return True
+
+    def _freeze(self, site: Site) -> None:
+        """Sizes that leave the arithmetic of shapes and enter the computation must stay what they were."""
+        for position, value in enumerate(site.node.inputs):
+            content = None if value is None else self._contents.get(value)
+            if value is None or content is None or position in site.shape_operands:
+                continue
+            numbers = [number for number in content.reshape(-1) if number.depends]
+            if not numbers:
+                continue
+            for number in numbers:
+                if number.value(self.factors.size) is None:
+                    for expr in number.axes():
+                        if self.factors.size(expr) is not None:
+                            text = f"its size enters a computation at {site.label}"
+                            self.factors.note(expr, Block("computed-shape", text))
+            site.freeze(position, content)
+
+    def _stop(self, site: Site, barrier: Barrier) -> None:
+        note = Block(barrier.kind, barrier.reason)
+        self.barriers.append((site.node, barrier.reason))
+        for position, value in enumerate(site.node.inputs):
+            if value is None:
+                continue
+            for expr in self.operand(value, site.node, position) or ():
+                self.factors.note(expr, note)
+            content = self._contents.get(value)
+            if content is not None:
+                for number in content.reshape(-1):
+                    for expr in number.axes():
+                        self.factors.note(expr, note)
+        for value in _captured(site.node):
+            for expr in self.axes(value) or ():
+                self.factors.note(expr, note)
+        for value in site.node.outputs:
+            known = self._axes.get(value)
+            if known is None:
+                self._axes[value] = self.declared(value, note)
+            else:
+                for expr in known:
+                    self.factors.note(expr, note)
+
+    # ---- model-local functions ------------------------------------------------------------------------------------
+
+    def _count_calls(self) -> None:
+        calls: dict[tuple[str, str, str], int] = defaultdict(int)
+        graphs: list[ir.Graph | ir.Function] = [self.model.graph, *self.model.functions.values()]
+        for graph in graphs:
+            for node in graph.all_nodes():
+                if node.op_identifier() in self._functions:
+                    calls[node.op_identifier()] += 1
+        self._single_calls = {name for name, count in calls.items() if count == 1}
+
+    def _call(self, site: Site, function: ir.Function) -> None:
+        if function.identifier() not in self._single_calls:
+            raise Barrier(f"function '{function.name}' is called more than once", "shared-function")
+        for position, formal in enumerate(function.inputs):
+            value = site.node.inputs[position] if position < len(site.node.inputs) else None
+            if value is None:
+                raise Barrier(f"{site.label} leaves out an input of function '{function.name}'")
+            self._axes[formal] = self.operand(value, site.node, position)
+            self._constants[formal] = self.is_constant(value)
+            self.formals[value].append(formal)
+            content = self._contents.get(value)
+            if content is not None:
+                self._contents[formal] = content
+                site.shape_operands.add(position)
+        self.walk(function, function.opset_imports)
+        for value, inner in zip(site.node.outputs, function.outputs, strict=False):
+            self._axes[value] = self.axes(inner)
+            content = self._contents.get(inner)
+            if content is not None:
+                self._contents[value] = content
+
+
+def _captured(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that the bodies of a node read or make."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        graphs: Sequence[ir.Graph] = ()
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = (attribute.as_graph(),)
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = tuple(attribute.as_graphs())
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                yield from (value for value in inner.inputs if value is not None)
+                yield from inner.outputs
+            yield from graph.inputs
+            yield from graph.outputs

@@ -1,0 +1,84 @@
+"""What new indices hold. A fill sees one stored tensor's axis at a time and edits it as it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmorph.graph.axes.group import Group, Member
+
+__all__ = ["AxisEdit", "Fill", "keep_zero", "zero_out"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class AxisEdit:
+    """One axis of one stored tensor, gathered already.
+
+    Args:
+        member: Tensor, axis and roles.
+        array: The gathered array in the stored type; new entries hold ``zero``. The fill may write into it.
+        axis: The axis that was gathered.
+        new: For every position of the axis whether it is new.
+        zero: The stored number that means 0 (the zero point of a quantised tensor).
+        parent: The array before this axis was gathered.
+        coordinates: For every changed group, the child index it has at every position; -1 where it has none.
+    """
+
+    member: Member
+    array: Array
+    axis: int
+    new: NDArray[np.bool_]
+    zero: Any
+    parent: Array
+    coordinates: Mapping[Group, NDArray[np.int64]]
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """What the axis is for."""
+        return self.member.roles
+
+    def front(self) -> Array:
+        """The array with the axis in front, as a view to write into."""
+        return np.moveaxis(self.array, self.axis, 0)
+
+
+Fill = Callable[[AxisEdit], None]
+
+
+def keep_zero(edit: AxisEdit) -> None:
+    """New entries stay 0, variances become 1, quantisation scales are copied."""
+    if not edit.new.any() or "contracted" in edit.roles:
+        return
+    front = edit.front()
+    if "variance" in edit.roles:
+        front[edit.new] = 1
+    elif "quantisation" in edit.roles and edit.parent.dtype.kind == "f":
+        front[edit.new] = np.moveaxis(edit.parent, edit.axis, 0)[:1]
+
+
+def zero_out(seed: int = 0) -> Fill:
+    """NetMorph's default: what feeds a new channel is random at the parent's scale, what reads it is 0.
+
+    Numbers are drawn from the parent's own entries of the same tensor, so they lie in its range and type.
+    """
+    random = np.random.default_rng(seed)
+
+    def fill(edit: AxisEdit) -> None:
+        if not edit.new.any() or "contracted" in edit.roles:
+            return
+        if "index" in edit.roles or edit.parent.size == 0:
+            return
+        front = edit.front()
+        if "quantisation" in edit.roles and edit.parent.dtype.kind != "f":
+            return
+        kept = edit.parent.reshape(-1)
+        shape = front[edit.new].shape
+        front[edit.new] = kept[random.integers(kept.size, size=shape)]
+
+    return fill

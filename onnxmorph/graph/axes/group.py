@@ -1,0 +1,294 @@
+"""Groups: every axis of every tensor that changes together. A group prints itself before anything is cut."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnxmorph._ir import ir
+from onnxmorph.errors import Refusal
+from onnxmorph.graph.axes.analysis import CoupledAxes, Operand
+from onnxmorph.graph.axes.factors import Expr
+from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Pin
+from onnxmorph.graph.constants import stored
+
+__all__ = ["Group", "GroupTable", "Member", "group_of", "groups", "groups_of", "resize"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One axis of one tensor that holds the group's indices.
+
+    Args:
+        value: The tensor: a stored one (weight, bias, constant) or one computed by a node.
+        axis: Which axis of it.
+        expr: The axis in factors.
+        roles: What a stored tensor's axis is for: ``produced``, ``contracted``, ``bias``, ``scale`` ... A tensor with
+            several users may have several.
+        use: For a constant that every user has its own copy of, the user this member is for.
+    """
+
+    value: ir.Value
+    axis: int
+    expr: Expr
+    roles: frozenset[str]
+    placements: tuple[tuple[int, int], ...]
+    use: Operand | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is a tensor of the file, which an index map rewrites."""
+        return stored(self.value) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One degree of freedom of a model, with all that hangs on it."""
+
+    table: GroupTable
+    atom: int
+    size: int
+    entries: tuple[tuple[ir.Value, int, Expr, Operand | None], ...]
+
+    @property
+    def coupled(self) -> CoupledAxes:
+        """The analysis the group belongs to."""
+        return self.table.coupled
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """Every axis that holds the group, in the order of the graph."""
+        out: list[Member] = []
+        for value, axis, expr, use in self.entries:
+            roles = self.table.roles(value, use, self.atom) if stored(value) is not None else frozenset[str]()
+            places = tuple(self.coupled.factors.placements(expr, self.atom))
+            out.append(Member(value, axis, expr, roles, places, use))
+        return tuple(out)
+
+    @property
+    def stored(self) -> tuple[Member, ...]:
+        """The members that are tensors of the file."""
+        return tuple(member for member in self.members if member.is_stored)
+
+    @property
+    def pins(self) -> tuple[Pin, ...]:
+        """What ties the indices to something outside the network's weights."""
+        return self.coupled.factors.notes(self.atom, Pin)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What the rules could not follow."""
+        return self.coupled.factors.notes(self.atom, Block)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Operators that mix the indices."""
+        return self.coupled.factors.notes(self.atom, Condition)
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """Why axes that hold the group move in steps."""
+        return self.coupled.factors.notes(self.atom, Constraint)
+
+    @property
+    def status(self) -> str:
+        """``free``, ``conditioned`` (new indices need a scheme), ``pinned`` or ``blocked``."""
+        if self.blocks:
+            return "blocked"
+        if self.pins:
+            return "pinned"
+        return "conditioned" if self.conditions else "free"
+
+    @property
+    def interface(self) -> bool:
+        """Whether all that pins it is the model's own signature."""
+        return bool(self.pins) and not self.blocks and all(pin.interface for pin in self.pins)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether a permutation of the indices leaves the model's outputs as they are."""
+        return not self.pins and not self.blocks and not any(condition.order for condition in self.conditions)
+
+    def refusal(self, *, interface: bool = False) -> Refusal | None:
+        """Why the group cannot change, ``None`` when it can.
+
+        Args:
+            interface: The caller asked for a change of the model's signature.
+        """
+        if self.blocks:
+            return Refusal(self.blocks[0].text, code=self.blocks[0].kind)
+        if not self.pins or (interface and self.interface):
+            return None
+        pin = next((pin for pin in self.pins if not pin.interface), self.pins[0])
+        way_out = "ask for a change of the interface" if self.interface else None
+        return Refusal(f"the axis is pinned: {pin.text}", way_out=way_out, code=pin.kind)
+
+    def describe(self, limit: int = 40) -> str:
+        """The group as text: size and status, conditions, constraints, pins, members."""
+        lines = [f"group of {self.size} indices, {self.status}"]
+        for title, notes in (
+            ("blocked by", self.blocks),
+            ("pinned by", self.pins),
+            ("condition", self.conditions),
+            ("constraint", self.constraints),
+        ):
+            lines += [f"  {title}: {text}" for text in dict.fromkeys(note.text for note in notes)]
+        shown = self.members[:limit]
+        for member in shown:
+            lines.append("  " + self._line(member))
+        if len(self.members) > limit:
+            lines.append(f"  ... and {len(self.members) - limit} more")
+        return "\n".join(lines)
+
+    def _line(self, member: Member) -> str:
+        producer = member.value.producer()
+        if member.is_stored:
+            what = ", ".join(sorted(member.roles)) or "constant"
+        elif producer is None:
+            what = "input"
+        else:
+            what = f"computed by {producer.op_type}"
+        whole = self.coupled.factors.size(member.expr)
+        place = ""
+        if whole != self.size:
+            spots = ", ".join(f"offset {offset} stride {stride}" for offset, stride in member.placements[:4])
+            more = " ..." if len(member.placements) > 4 else ""
+            place = f" of {whole} ({self.coupled.factors.text(member.expr)}; {spots}{more})"
+        return f"{member.value.name} axis {member.axis}{place}: {what}"
+
+
+class GroupTable:
+    """All groups of one model; made once, members found on demand."""
+
+    def __init__(self, coupled: CoupledAxes) -> None:
+        self.coupled = coupled
+        entries: dict[int, list[tuple[ir.Value, int, Expr, Operand | None]]] = defaultdict(list)
+        found: dict[Expr, tuple[int, ...]] = {}
+        for value, axis, expr, use in self._axes():
+            leaves = found.get(expr)
+            if leaves is None:
+                leaves = found[expr] = tuple(dict.fromkeys(coupled.factors.leaves(expr)))
+            for leaf in leaves:
+                entries[leaf].append((value, axis, expr, use))
+        self._groups: dict[int, Group] = {}
+        for atom, where in entries.items():
+            size = coupled.factors.size((atom,))
+            if size is not None:
+                self._groups[atom] = Group(self, atom, size, tuple(where))
+
+    def _axes(self) -> Iterable[tuple[ir.Value, int, Expr, Operand | None]]:
+        for value, axes in self.coupled.known_values():
+            for axis, expr in enumerate(axes):
+                yield value, axis, expr, None
+        for use, axes in self.coupled.own_copy.items():
+            read = use[0].inputs[use[1]]
+            if read is not None:
+                for axis, expr in enumerate(axes):
+                    yield read, axis, expr, use
+
+    def all(self) -> list[Group]:
+        """Every group of known size."""
+        return list(self._groups.values())
+
+    def of_axis(self, value: ir.Value, axis: int) -> list[Group]:
+        """The groups that make up an axis, in row-major and segment order."""
+        axes = self.coupled.axes(value)
+        if axes is None:
+            raise Refusal(f"the rank of '{value.name}' is not known", code="unknown-rank")
+        leaves = dict.fromkeys(self.coupled.factors.leaves(axes[axis]))
+        return [self._groups[leaf] for leaf in leaves if leaf in self._groups]
+
+    def roles(self, value: ir.Value, use: Operand | None, atom: int) -> frozenset[str]:
+        """What those who read a stored tensor, perhaps through Transpose, Cast and the like, use an atom for."""
+        factors = self.coupled.factors
+        out: set[str] = set()
+        seen: set[Operand] = set()
+        waiting: list[Operand] = [use] if use is not None else [(node, at) for node, at in value.uses()]
+        waiting += [(node, at) for formal in self.coupled.formals.get(value, ()) for node, at in formal.uses()]
+        while waiting:
+            node, position = operand = waiting.pop()
+            if operand in seen or (use is None and operand in self.coupled.own_copy):
+                continue
+            seen.add(operand)
+            read = node.inputs[position]
+            axes = None if read is None else self.coupled.operand(read, node, position)
+            for axis, role in self.coupled.roles.get(operand, ()):
+                if axes is not None and factors.holds(axes[axis], atom):
+                    out.add(role)
+            for output in node.outputs:
+                if self.coupled.is_constant(output):
+                    waiting.extend((user, at) for user, at in output.uses())
+                    waiting.extend((u, at) for f in self.coupled.formals.get(output, ()) for u, at in f.uses())
+        return frozenset(out)
+
+
+def groups(coupled: CoupledAxes) -> list[Group]:
+    """Every group of a model."""
+    return GroupTable(coupled).all()
+
+
+def groups_of(table: GroupTable, value: ir.Value, axis: int) -> list[Group]:
+    """The groups of one axis: one for a plain channel axis, several where it is a product or a concatenation."""
+    return table.of_axis(value, axis)
+
+
+_ORDER = {"free": 0, "conditioned": 1, "pinned": 2, "blocked": 3}
+
+
+def group_of(table: GroupTable, value: ir.Value, axis: int) -> Group:
+    """The group by which an axis changes most easily: free before conditioned before pinned, the innermost first.
+
+    Raises:
+        Refusal: The axis has no group of known size.
+    """
+    found = table.of_axis(value, axis)
+    if not found:
+        raise Refusal(f"axis {axis} of '{value.name}' has no size that is known", code="unknown-size")
+    return min(reversed(found), key=lambda group: _ORDER[group.status])
+
+
+def resize(
+    table: GroupTable, value: ir.Value, axis: int, to: int, *, interface: bool = False, among: Sequence[Group] = ()
+) -> tuple[Group, int]:
+    """The group, and its new size, that give an axis ``to`` indices.
+
+    An axis that holds a group moves in steps: by ``groups`` for a grouped convolution, by the head size for heads. So
+    one group of the axis changes, and the first in the order of `group_of` that meets ``to`` is taken.
+
+    Args:
+        table: Groups of the model.
+        value: The tensor, typically a layer's output.
+        axis: Its axis.
+        to: Wanted size, at least 1.
+        interface: Whether groups pinned by the model's signature may change.
+        among: Restrict the choice to these groups of the axis.
+
+    Raises:
+        Refusal: No group may change, or none meets ``to``; then the nearest sizes that can be met are named.
+    """
+    found = list(among) or table.of_axis(value, axis)
+    axes = table.coupled.axes(value)
+    size = None if axes is None else table.coupled.factors.size(axes[axis])
+    if axes is None or size is None or not found:
+        raise Refusal(f"axis {axis} of '{value.name}' has no size that is known", code="unknown-size")
+    refusals = [refusal for group in found if (refusal := group.refusal(interface=interface)) is not None]
+    able = [group for group in reversed(found) if group.refusal(interface=interface) is None]
+    if not able:
+        raise refusals[0]
+    near: set[int] = set()
+    for group in sorted(able, key=lambda group: _ORDER[group.status]):
+        step = (table.coupled.factors.size(axes[axis], {group.atom: group.size + 1}) or 0) - size
+        moved, left = divmod(to - size, step)
+        if left == 0 and group.size + moved >= 1:
+            return group, group.size + moved
+        near.update(one for one in (size + moved * step, size + (moved + 1) * step) if one >= 1)
+    below = max((one for one in near if one < to), default=None)
+    above = min((one for one in near if one > to), default=None)
+    nearest = " and ".join(str(one) for one in (below, above) if one is not None)
+    why = dict.fromkeys(note.text for group in able for note in group.constraints)
+    reason = f" ({'; '.join(why)})" if why else ""
+    raise Refusal(
+        f"'{value.name}' cannot have {to} indices on axis {axis}{reason}", way_out=f"{nearest} can", code="size-step"
+    )
