@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import onnxmorph
@@ -99,6 +99,21 @@ class Child:
     plans: tuple[Plan, ...]
     changes: tuple[Change, ...] = field(default=())
 
+    further_notes: tuple[str, ...] = ()
+
+    def then(self, grown: Child) -> Child:
+        """This child grown further: the model of ``grown``, which was made from this one, with both histories."""
+        return Child(
+            grown.model,
+            (*self.plans, *grown.plans),
+            (*self.changes, *grown.changes),
+            (*self.further_notes, *grown.further_notes),
+        )
+
+    def with_note(self, note: str) -> Child:
+        """This child with one more thing that a user should know."""
+        return replace(self, further_notes=(*self.further_notes, note))
+
     @property
     def factors(self) -> tuple[NewFactor, ...]:
         """The new kernels of all changes, in order."""
@@ -117,7 +132,8 @@ class Child:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know, each once."""
-        return tuple(dict.fromkeys(note for change in self.changes for note in change.notes))
+        made = (note for change in self.changes for note in change.notes)
+        return tuple(dict.fromkeys((*made, *self.further_notes)))
 
 
 def apply(parent: ir.Model, plans: Sequence[Plan]) -> Child:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.activate import ActivatePlan, plan_activate, why_not_activate
 from onnxmorph.morphs.deepen import DeepenPlan, plan_deepen, why_not_deepen
+from onnxmorph.morphs.kernel import KernelPlan, plan_kernel, why_not_kernel
 from onnxmorph.plan import Plan
 
-__all__ = ["MORPHS", "plan_deepen", "plan_from_record"]
+__all__ = ["MORPHS", "PLANNERS", "plan_activate", "plan_deepen", "plan_from_record", "plan_kernel"]
 
-MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {"deepen": why_not_deepen}
+MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {
+    "deepen": why_not_deepen,
+    "kernel": why_not_kernel,
+    "activate": why_not_activate,
+}
 """Per morph of single layers: why it cannot be done to a layer, or ``None``. What ``inspect`` shows."""
 
-_PLANS: Mapping[str, Callable[[Mapping[str, Any]], Plan]] = {"deepen": DeepenPlan.from_options}
+PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = {
+    "deepen": plan_deepen,
+    "kernel": plan_kernel,
+    "activate": plan_activate,
+}
+"""Per morph: from a model, a layer of it and options to plans. What recipes call."""
+
+_PLANS: Mapping[str, Callable[[Mapping[str, Any]], Plan]] = {
+    "deepen": DeepenPlan.from_options,
+    "kernel": KernelPlan.from_options,
+    "activate": ActivatePlan.from_options,
+}
 
 
 def plan_from_record(record: Mapping[str, Any]) -> Plan:

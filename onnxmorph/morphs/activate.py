@@ -53,7 +53,7 @@ def plan_activate(
         Refusal: There is no activation to change.
     """
     found = layers(model)
-    chosen = found if layer is None else select(found, layer)
+    chosen = [layer] if isinstance(layer, LinearLayer) else found if layer is None else select(found, layer)
     if layer is not None and not chosen:
         raise SelectionError(f"no layer {layer!r}")
     goal = named(to).name if to is not None else None
