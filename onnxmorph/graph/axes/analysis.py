@@ -165,6 +165,14 @@ class CoupledAxes:
         dims = self._shapes.shape(value)
         return None if dims is None else [self._dim(dim, *notes) for dim in dims]
 
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """Element type, ``None`` when unknown."""
+        if value.dtype is not None:
+            return value.dtype
+        if self._shapes is None:
+            self._shapes = Shapes.of(self.model)
+        return self._shapes.dtype(value)
+
     def walk(self, graph: ir.Graph | ir.Function, imports: dict[str, int]) -> None:
         """Read every node of a graph in order."""
         for node in graph:
