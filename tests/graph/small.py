@@ -18,7 +18,9 @@ IR_VERSION = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8,
 def tensor(array: Array, name: str) -> onnx.TensorProto:
     if array.dtype.name == "bfloat16":
         return helper.make_tensor(name, TensorProto.BFLOAT16, array.shape, array.tobytes(), raw=True)
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)
+    if array.dtype.name in ("int4", "uint4", "float8_e4m3fn", "float8_e5m2"):
+        return helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.ravel())
+    return numpy_helper.from_array(array.copy(), name)
 
 
 def model(
