@@ -6,7 +6,7 @@
 
 Two models are made in a temporary folder: one with external data, one with everything embedded; random weights, a stem
 of 64 channels (the layer to deepen) and a stack of wide convolutions. Every program is run in turn, several times, each
-run a process of its own; what is printed is the median of wall time and of peak memory (resident set, as the kernel counts
+run a process of its own; what is printed is the median of wall time and of peak memory (resident set, as the kernel has
 it), and the ratio of the medians. The file cache is warm, and nothing is flushed to disk, for cp as for the others.
 """
 

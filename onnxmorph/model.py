@@ -173,10 +173,32 @@ class _TypedTensor(ir.TensorProtoTensor):
         self._array: npt.NDArray[Any] | None = None
 
     def numpy(self) -> npt.NDArray[Any]:
+        """The values, read-only."""
         if self._array is None:
-            self._array = super().numpy()
+            packed = self._packed()
+            self._array = (
+                super().numpy() if packed is None else packed.view(self.dtype.numpy()).reshape(self.shape.numpy())
+            )
             self._array.flags.writeable = False
         return self._array
+
+    def tobytes(self) -> bytes:
+        """The bytes as ONNX stores them: little endian, packed."""
+        packed = self._packed()
+        return super().tobytes() if packed is None else packed.tobytes()
+
+    def _packed(self) -> npt.NDArray[Any] | None:
+        """``float_data`` and ``double_data`` as protobuf packs them: a Python float in between would change NaNs."""
+        if self.raw.HasField("raw_data"):
+            return None
+        for field, dtype in (("float_data", "<f4"), ("double_data", "<f8")):
+            values = getattr(self.raw, field)
+            if values:
+                only = onnx.TensorProto()
+                getattr(only, field).MergeFrom(values)
+                size = len(values) * np.dtype(dtype).itemsize
+                return np.frombuffer(only.SerializeToString()[-size:], dtype)
+        return None
 
 
 class _ReadTensor:
@@ -532,8 +554,8 @@ class RuntimeForm:
 
     Attributes:
         proto: The serialized model; the initializers below are marked as external data of a file that does not exist.
-        initializers: By name, read-only views into the mapped files (copies where the file does not align the elements),
-            for ``SessionOptions.add_external_initializers``. Types numpy lacks have their ``ml_dtypes`` type.
+        initializers: By name, for ``SessionOptions.add_external_initializers``: read-only views into the mapped files,
+            copies where the file does not align the elements. Types numpy lacks have their ``ml_dtypes`` type.
     """
 
     proto: bytes

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
@@ -92,7 +92,8 @@ def from_proto(proto: onnx.ModelProto, name: str, read_tensor: ReadTensor) -> ir
         ModelError: A tensor, type or attribute is malformed.
         Refusal: Something valid that could not be kept.
     """
-    _Prepare(name).model(proto)
+    prepared = _Prepare(name, read_tensor)
+    prepared.model(proto)
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # whatever onnx-ir stumbles over is the file's fault, and it raises all kinds of errors
@@ -101,15 +102,17 @@ def from_proto(proto: onnx.ModelProto, name: str, read_tensor: ReadTensor) -> ir
             root = root.__cause__
         reason = str(root).strip().split("\n")[0] or type(root).__name__
         raise ModelError(f"{name}: not a usable ONNX model: {reason}") from error
-    _Tensors(name, read_tensor).model(model, proto)
+    _Restore(prepared.tensors).model(model, proto)
     return model
 
 
 class _Prepare:
-    """Makes a proto one that onnx-ir keeps whole."""
+    """Reads the tensors of a proto, in the order :class:`_Restore` asks for them, and makes it one onnx-ir keeps."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, read_tensor: ReadTensor) -> None:
         self.name = name
+        self.read_tensor = read_tensor
+        self.tensors: list[ir.TensorProtocol] = []
 
     def model(self, proto: onnx.ModelProto) -> None:
         if proto.configuration and proto.ir_version < _DEVICES_IR:
@@ -122,22 +125,30 @@ class _Prepare:
         for function in proto.functions:
             for info in function.value_info:
                 self.value(info)
+            self.nodes(function.node)
             for attribute in function.attribute_proto:
                 self.attribute(attribute, f"function {function.name!r}")
-            self.nodes(function.node)
 
     def graph(self, graph: onnx.GraphProto) -> None:
         for infos in (graph.input, graph.output, graph.value_info):
             for info in infos:
                 self.value(info)
+        for tensor in graph.initializer:
+            self.tensor(tensor, f"initializer {tensor.name!r}")
         self.nodes(graph.node)
 
     def nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
         for node in nodes:
             for attribute in node.attribute:
                 self.attribute(attribute, label(node))
-            for graph in subgraphs(node):
-                self.graph(graph)
+
+    def tensor(self, proto: onnx.TensorProto, what: str) -> None:
+        tensor = self.read_tensor(proto, what)
+        self.tensors.append(tensor)
+        if not isinstance(tensor, ir.TensorProtoTensor):
+            # Its data is where the tensor says; the proto's is a ticket or a reference that onnx-ir must not follow.
+            for field in ("raw_data", "data_location", "external_data"):
+                proto.ClearField(field)
 
     def value(self, info: onnx.ValueInfoProto) -> None:
         if info.metadata_props and any(entry.key == TYPE_KEY for entry in info.metadata_props):
@@ -149,23 +160,33 @@ class _Prepare:
         info.metadata_props.add(key=TYPE_KEY, value=whole)
 
     def attribute(self, attribute: onnx.AttributeProto, where: str) -> None:
-        if attribute.type == _P.UNDEFINED and not attribute.ref_attr_name:
+        if attribute.ref_attr_name:
+            return
+        if attribute.type == _P.UNDEFINED:
             fields = [field.name for field, _ in attribute.ListFields() if field.name in _TYPE_OF_FIELD]
             if len(fields) != 1:
                 raise ModelError(f"{self.name}: attribute {attribute.name!r} of {where} has no type")
             attribute.type = _TYPE_OF_FIELD[fields[0]]
-        if attribute.type in (_P.SPARSE_TENSOR, _P.SPARSE_TENSORS):
+        type_ = attribute.type
+        if type_ in (_P.TENSOR, _P.TENSORS):
+            for tensor in [attribute.t] if type_ == _P.TENSOR else attribute.tensors:
+                self.tensor(tensor, f"attribute {attribute.name!r} of {where}")
+        elif type_ in (_P.GRAPH, _P.GRAPHS):
+            for graph in [attribute.g] if type_ == _P.GRAPH else attribute.graphs:
+                self.graph(graph)
+        elif type_ in (_P.SPARSE_TENSOR, _P.SPARSE_TENSORS):
             raise Refusal(
                 f"{self.name}: attribute {attribute.name!r} of {where} is a sparse tensor, which would be lost",
                 way_out="convert it to a dense tensor first",
                 code="sparse-tensor",
             )
-        types = [attribute.tp] if attribute.type == _P.TYPE_PROTO else attribute.type_protos
-        if attribute.type in (_P.TYPE_PROTO, _P.TYPE_PROTOS) and not all(map(_keeps, types)):
-            raise Refusal(
-                f"{self.name}: attribute {attribute.name!r} of {where} holds a type that cannot be kept",
-                code="attribute-type",
-            )
+        elif type_ in (_P.TYPE_PROTO, _P.TYPE_PROTOS):
+            types = [attribute.tp] if type_ == _P.TYPE_PROTO else attribute.type_protos
+            if not all(map(_keeps, types)):
+                raise Refusal(
+                    f"{self.name}: attribute {attribute.name!r} of {where} holds a type that cannot be kept",
+                    code="attribute-type",
+                )
 
 
 def _keeps(type_: onnx.TypeProto) -> bool:
@@ -186,25 +207,22 @@ def _keeps_element(type_: onnx.TypeProto) -> bool:
     return type_.WhichOneof("value") is not None and _keeps(type_)
 
 
-class _Tensors:
+class _Restore:
     """Puts our tensors in the place of onnx-ir's: a walk over representation and proto side by side."""
 
-    def __init__(self, name: str, read_tensor: ReadTensor) -> None:
-        self.name = name
-        self.read_tensor = read_tensor
+    def __init__(self, tensors: Iterable[ir.TensorProtocol]) -> None:
+        self.tensors = iter(tensors)
 
     def model(self, model: ir.Model, proto: onnx.ModelProto) -> None:
         self.graph(model.graph, proto.graph)
         for function, function_proto in zip(model.functions.values(), proto.functions, strict=True):
             self.nodes(function, function_proto.node)
             for attribute in function_proto.attribute_proto:
-                if attribute.type in (_P.TENSOR, _P.TENSORS):
-                    function.attributes.add(self.attribute(attribute, f"function {function_proto.name!r}"))
+                self.attribute(function.attributes, attribute)
 
     def graph(self, graph: ir.Graph, proto: onnx.GraphProto) -> None:
         for tensor_proto in proto.initializer:
-            value = graph.initializers[tensor_proto.name]
-            value.const_value = self.read_tensor(tensor_proto, f"initializer {tensor_proto.name!r}")
+            graph.initializers[tensor_proto.name].const_value = next(self.tensors)
         for info in proto.value_info:
             known = graph.initializers.get(info.name)
             if known is not None:
@@ -214,24 +232,23 @@ class _Tensors:
     def nodes(self, nodes: Iterable[ir.Node], protos: Iterable[onnx.NodeProto]) -> None:
         for node, proto in zip(nodes, protos, strict=True):
             for attribute in proto.attribute:
-                type_ = attribute.type
-                if attribute.ref_attr_name:
-                    continue
-                if type_ in (_P.TENSOR, _P.TENSORS):
-                    node.attributes.add(self.attribute(attribute, label(proto)))
-                elif type_ == _P.GRAPH:
-                    self.graph(node.attributes[attribute.name].as_graph(), attribute.g)
-                elif type_ == _P.GRAPHS:
-                    inner = node.attributes[attribute.name].as_graphs()
-                    for graph, graph_proto in zip(inner, attribute.graphs, strict=True):
-                        self.graph(graph, graph_proto)
+                self.attribute(node.attributes, attribute)
 
-    def attribute(self, proto: onnx.AttributeProto, where: str) -> ir.Attr:
-        what = f"attribute {proto.name!r} of {where}"
+    def attribute(self, attributes: Any, proto: onnx.AttributeProto) -> None:
+        if proto.ref_attr_name:
+            return
+        name, type_ = proto.name, proto.type
         doc_string = proto.doc_string if proto.HasField("doc_string") else None
-        if proto.type == _P.TENSOR:
-            return ir.AttrTensor(proto.name, self.read_tensor(proto.t, what), doc_string=doc_string)
-        return ir.AttrTensors(proto.name, [self.read_tensor(t, what) for t in proto.tensors], doc_string=doc_string)
+        if type_ == _P.TENSOR:
+            attributes.add(ir.AttrTensor(name, next(self.tensors), doc_string=doc_string))
+        elif type_ == _P.TENSORS:
+            tensors = [next(self.tensors) for _ in proto.tensors]
+            attributes.add(ir.AttrTensors(name, tensors, doc_string=doc_string))
+        elif type_ == _P.GRAPH:
+            self.graph(attributes[name].as_graph(), proto.g)
+        elif type_ == _P.GRAPHS:
+            for graph, graph_proto in zip(attributes[name].as_graphs(), proto.graphs, strict=True):
+                self.graph(graph, graph_proto)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -413,6 +430,17 @@ class _Write:
     ) -> None:
         proto.data_type = tensor.dtype.value
         proto.dims.extend(tensor.shape.numpy())
+        proto.name = name or ""
+        if isinstance(tensor, ir.StringTensor):
+            proto.string_data.extend(tensor.string_data())
+        elif not self.place(proto, tensor, initializer_of=initializer_of):
+            if isinstance(tensor, ir.TensorProtoTensor):
+                proto.CopyFrom(tensor.raw)  # data in typed fields stays as the file has it, bit for bit
+                for field in ("doc_string", "metadata_props"):
+                    proto.ClearField(field)
+            else:
+                proto.raw_data = tensor.tobytes()
+        proto.ClearField("name")
         if name:
             proto.name = name
         if not self.bare:
@@ -420,20 +448,6 @@ class _Write:
                 proto.doc_string = tensor.doc_string
             for key in sorted(tensor.metadata_props):
                 proto.metadata_props.add(key=key, value=tensor.metadata_props[key])
-        if isinstance(tensor, ir.StringTensor):
-            proto.string_data.extend(tensor.string_data())
-        elif self.place(proto, tensor, initializer_of=initializer_of):
-            return
-        elif isinstance(tensor, ir.TensorProtoTensor):
-            # Data in typed fields stays as the file has it, bit for bit.
-            for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-                values = getattr(tensor.raw, field)
-                if values:
-                    getattr(proto, field).extend(values)
-            if tensor.raw.HasField("raw_data"):
-                proto.raw_data = tensor.raw.raw_data
-        else:
-            proto.raw_data = tensor.tobytes()
 
     def function(self, proto: onnx.FunctionProto, function: ir.Function) -> None:
         proto.name = function.name
