@@ -16,9 +16,36 @@ from .talk import Talk
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
     from onnxmorph.delivery import Delivery
+    from onnxmorph.graph.layers import LinearLayer
     from onnxmorph.plan import Child, Plan
 
-__all__ = ["child_path", "failed_path", "grow"]
+__all__ = ["child_path", "chosen_layers", "failed_path", "grow"]
+
+
+def chosen_layers(layers: Sequence[LinearLayer], selectors: Sequence[str], *, each: bool) -> list[LinearLayer]:
+    """The layers that were typed, in the order of the model and each once.
+
+    Args:
+        layers: Of the parent.
+        selectors: What was typed.
+        each: Whether one selector may name several layers.
+
+    Raises:
+        SelectionError: A selector names none, or several without ``each``.
+    """
+    from onnxmorph.errors import SelectionError
+    from onnxmorph.graph.select import select, select_one
+
+    chosen: dict[int, LinearLayer] = {}
+    for selector in selectors:
+        matches = select(layers, selector)
+        if not each:
+            try:
+                matches = [select_one(layers, selector)]
+            except SelectionError as error:
+                raise SelectionError(f"{error}, or add --each to take all of them") from error
+        chosen.update((layer.index, layer) for layer in matches)
+    return [chosen[index] for index in sorted(chosen)]
 
 
 def child_path(parent: Path, verb: str, output: Output) -> Path:

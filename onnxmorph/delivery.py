@@ -36,7 +36,7 @@ class Delivery:
     """What became of a child.
 
     Attributes:
-        path: The child's file; ``None`` when it was not written because it failed.
+        path: The child's file, as it was given; ``None`` when it was not written because it failed.
         data_path: Its data file, where it has one of its own.
         certificate: What the comparison gave; ``None`` when none was asked for.
         kept: Where a failed child was kept, when that was asked for.
@@ -79,8 +79,8 @@ def deliver(
     with files.staged(child.model, path, overwrite=overwrite, share_weights=share_weights) as written:
         if check is None:
             written.attach_certificate({"schema": 1, "equivalent": None, "verified": False})
-            result = written.commit()
-            return Delivery(result.path, result.data_path)
+            written.commit()
+            return Delivery(path, _data_path(path, written))
         certificate = verify(
             parent,
             written.load(),
@@ -92,14 +92,18 @@ def deliver(
         )
         if certificate.equivalent:
             written.attach_certificate(travelling(certificate))
-            result = written.commit()
-            return Delivery(result.path, result.data_path, certificate)
+            written.commit()
+            return Delivery(path, _data_path(path, written), certificate)
     if keep_failed is None:
         return Delivery(None, None, certificate)
     with files.staged(child.model, keep_failed, overwrite=overwrite, share_weights=share_weights) as written:
         written.attach_certificate(travelling(certificate))
         written.commit()
     return Delivery(None, None, certificate, keep_failed)
+
+
+def _data_path(path: Path, written: files.Staged) -> Path | None:
+    return None if written.data_path is None else path.with_name(written.data_path.name)
 
 
 def travelling(certificate: Certificate) -> dict[str, Any]:

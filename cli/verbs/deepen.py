@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..flow import grow
+from ..flow import chosen_layers, grow
 from ..options import Checking, Output, checking_options, kernel, model_argument, output_options, talk_options
 from ..talk import Talk
 
@@ -74,17 +74,11 @@ def command(
 
     def plan(parent: ir.Model) -> Sequence[Plan]:
         from onnxmorph.graph.layers import layers
-        from onnxmorph.graph.select import select, select_one
         from onnxmorph.morphs import plan_deepen
 
-        found = layers(parent)
-        chosen = {}
-        for selector in selectors:
-            for layer in select(found, selector) if each else [select_one(found, selector)]:
-                chosen[layer.key] = layer
         return [
             plan_deepen(parent, layer, method=method, kernel=kernel, width=width, activation=activation, seed=seed)
-            for layer in chosen.values()
+            for layer in chosen_layers(layers(parent), selectors, each=each)
         ]
 
     grow(model, "deepen", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
