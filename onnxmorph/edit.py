@@ -551,18 +551,20 @@ def drop_unused(model: ir.Model, candidates: Iterable[ir.Value | ir.Node]) -> li
 
 
 def _detach(node: ir.Node) -> list[ir.Value]:
-    """Take away every use that ``node`` and the nodes in its bodies make of values; gives those values, once each."""
+    """Take away every use that ``node`` and the nodes in its bodies make of values from outside; gives those values."""
     released: dict[ir.Value, None] = {}
+    gone: set[ir.Node] = set()
     waiting = [node]
     while waiting:
         current = waiting.pop()
+        gone.add(current)
         for index, value in enumerate(current.inputs):
             if value is not None:
                 released[value] = None
                 current.replace_input_with(index, None)
         for body in _bodies(current):
             waiting.extend(body)
-    return list(released)
+    return [value for value in released if value.producer() not in gone]
 
 
 def forget_shapes_downstream(model: ir.Model, value: ir.Value) -> None:
@@ -582,8 +584,9 @@ def forget_shapes_downstream(model: ir.Model, value: ir.Value) -> None:
         if node.graph is not None and (owner := owners.get(id(node.graph))) is not None:
             waiting.append(owner)
         for body in _bodies(node):
-            # What enters a body by position (Loop, Scan) has no edge of its own to follow.
-            for entry in body.inputs:
+            # What enters a body by position (Loop, Scan) has no edge of its own to follow. A Loop's counter and its
+            # condition are scalars whatever happens outside, and ONNX Runtime insists on knowing that.
+            for entry in body.inputs[2:] if node.op_type == "Loop" else body.inputs:
                 entry.shape = None
             waiting.extend(body)
         for output in node.outputs:

@@ -22,8 +22,8 @@ from onnxmorph.graph.activations.functions import ALIASES, KINDS
 
 OPSETS = (7, 9, 11, 13, 14, 17, 18, 20, 22, 24, 26)
 EXAMPLES = [
-    "relu", "leaky_relu(0.1)", "leaky_relu(-0.5)", "prelu(0.3)", "relu6", "clip(-1, 2)", "clip(max=3)", "sigmoid", "tanh",
-    "elu", "elu(0.7)", "selu", "celu(0.5)", "hard_sigmoid", "hardsigmoid(0.25, 0.4)", "hardswish", "softplus",
+    "relu", "leaky_relu(0.1)", "leaky_relu(-0.5)", "prelu(0.3)", "relu6", "clip(-1, 2)", "clip(max=3)", "sigmoid",
+    "tanh", "elu", "elu(0.7)", "selu", "celu(0.5)", "hard_sigmoid", "hardsigmoid(0.25, 0.4)", "hardswish", "softplus",
     "softplus(2)", "log_sigmoid", "softsign", "mish", "gelu", "gelu_tanh", "silu", "quick_gelu", "quick_gelu(2.5)",
     "thresholded_relu(0.8)", "shrink(0.5, 0.25)", "shrink(0.7, 0)", "tanhshrink", "squared_relu", "abs", "sin",
 ]  # fmt: skip
@@ -292,8 +292,8 @@ SPELLINGS: list[tuple[str, list[str], dict[str, object]]] = [
      {"r": SQRT2, "o": 1.0, "two": 2.0}),
     ("gelu_tanh", ["p = Pow(x, three)", "q = Mul(p, c)", "s = Add(x, q)", "t = Mul(s, k)", "u = Tanh(t)",
                    "v = Add(u, o)", "w = Mul(x, v)", "y = Mul(w, h)"], GELU_TANH),
-    ("gelu_tanh", ["x2 = Mul(x, x)", "x3 = Mul(x2, x)", "q = Mul(c, x3)", "s = Add(q, x)", "t = Mul(k, s)", "u = Tanh(t)",
-                   "v = Add(o, u)", "w = Mul(h, x)", "y = Mul(w, v)"], GELU_TANH),
+    ("gelu_tanh", ["x2 = Mul(x, x)", "x3 = Mul(x2, x)", "q = Mul(c, x3)", "s = Add(q, x)", "t = Mul(k, s)",
+                   "u = Tanh(t)", "v = Add(o, u)", "w = Mul(h, x)", "y = Mul(w, v)"], GELU_TANH),
     ("hardswish", ["s = HardSigmoid(x) alpha=1/6, beta=0.5", "y = Mul(x, s)"], {}),
     ("hardswish", ["a = Add(x, t)", "c = Clip(a, z, s)", "m = Mul(x, c)", "y = Div(m, s)"], {"t": 3, "z": 0, "s": 6}),
     ("hardswish", ["a = Add(x, t)", "c = Clip(a, z, s)", "d = Div(c, s)", "y = Mul(d, x)"], {"t": 3, "z": 0, "s": 6}),
@@ -451,8 +451,10 @@ def test_newer_operators_are_read() -> None:
 
 NOT_ACTIVATIONS: list[tuple[str, list[str], dict[str, object], dict[str, object]]] = [
     ("residual", ["r = Relu(x)", "y = Add(x, r)"], {}, {"inner": "relu"}),
-    ("inner value used outside", ["s = Sigmoid(x)", "m = Mul(x, s)", "t = Exp(s)", "y = Add(m, t)"], {}, {"inner": "sigmoid"}),
-    ("scale and shift", ["m = Mul(x, g)", "a = Add(m, b)", "y = Relu(a)"], {"g": [0.5, 2.0, 1.5], "b": [0.1, 0.2, -1.0]}, {}),
+    ("inner value used outside", ["s = Sigmoid(x)", "m = Mul(x, s)", "t = Exp(s)", "y = Add(m, t)"], {},
+     {"inner": "sigmoid"}),
+    ("scale and shift", ["m = Mul(x, g)", "a = Add(m, b)", "y = Relu(a)"],
+     {"g": [0.5, 2.0, 1.5], "b": [0.1, 0.2, -1.0]}, {}),
     ("scaled tanh", ["t = Tanh(x)", "y = Mul(t, k)"], {"k": 1e-5}, {"inner": "tanh"}),
     ("gate of two", ["t = Tanh(x)", "s = Sigmoid(x)", "y = Mul(t, s)"], {}, {}),
     ("unknown operator", ["t = Softmax(x)", "y = Mul(x, t)"], {}, {}),
@@ -498,7 +500,8 @@ def test_an_inner_value_captured_by_a_body_ends_the_region() -> None:
     g (float[N, 3] x, bool c) => (float[N, 3] y, float[N, 3] w) {
         s = Sigmoid(x)
         y = Mul(x, s)
-        w = If (c) <then_branch = t () => (float[N, 3] t1) { t1 = Neg(s) }, else_branch = e () => (float[N, 3] e1) { e1 = Neg(x) }>
+        w = If (c) <then_branch = t () => (float[N, 3] t1) { t1 = Neg(s) },
+                    else_branch = e () => (float[N, 3] e1) { e1 = Neg(x) }>
     }"""
     found = recognise(ir.from_proto(onnx.parser.parse_model(text)).graph.inputs[0])
     assert found is not None and found.name == "Sigmoid"
