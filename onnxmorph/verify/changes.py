@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmorph._ir import ir
-from onnxmorph.verify.noise import tensors
+from onnxmorph.verify.noise import movable, tensors
 
 __all__ = ["Changes", "changes", "same_tensor"]
 
@@ -27,11 +27,15 @@ class Changes:
     Attributes:
         frontier: Names of inner values, upstream first in the child, that both have and that are defined differently.
         tensors: Values of the child that carry constants the parent does not have (new or changed weights).
+        region: Names of the parent's weights where it differs from the child, or next upstream of there.
+        at_inputs: Some of what changed has no weights upstream of it: it works on the graph inputs themselves.
         rows: By name of a constant that kept its shape: indices along axis 0 where its content changed.
     """
 
     frontier: list[str]
     tensors: list[ir.Value]
+    region: set[str]
+    at_inputs: bool
     rows: dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]
 
 
@@ -157,9 +161,10 @@ class _Comparison:
         )
         return self._same[key]
 
-    def changed_tensors(self) -> list[ir.Value]:
-        """Constants of the child that are neither shared with the parent nor equal to its constant of the same name."""
-        before, after = self._tensors
+    def changed_tensors(self, side: int) -> list[ir.Value]:
+        """Constants of the child (``side`` 1) that are neither shared with the parent nor equal to its constant of the
+        same name; or the other way round."""
+        before, after = self._tensors[1 - side], self._tensors[side]
         known = {id(tensor) for tensor in before.values()}
         by_name: dict[str | None, list[ir.TensorProtocol]] = {}
         for value, tensor in before.items():
@@ -169,6 +174,50 @@ class _Comparison:
             for value, tensor in after.items()
             if id(tensor) not in known and not any(same_tensor(old, tensor) for old in by_name.get(value.name, []))
         ]
+
+    def weights_of(self, node: ir.Node) -> list[str]:
+        """Names of the parent's weights that enter a node, also through constant chains such as Transpose."""
+        found: list[str] = []
+        pending = [value for value in node.inputs if value is not None and self.static(value)]
+        seen = set(pending)
+        while pending:
+            value = pending.pop()
+            tensor = self._tensors[0].get(value)
+            if tensor is not None and value.name and movable(value, tensor):
+                found.append(value.name)
+            producer = value.producer()
+            for item in producer.inputs if producer is not None else ():
+                if item is not None and item not in seen:
+                    seen.add(item)
+                    pending.append(item)
+        return found
+
+    def region(self, changed: Sequence[ir.Node]) -> tuple[set[str], bool]:
+        """Weights of these nodes of the parent; where a node has none, those of the nearest nodes upstream that do.
+
+        Returns:
+            Names of weights, and whether some path upstream ended at a graph input before it met any.
+        """
+        names: set[str] = set()
+        at_inputs = False
+        pending = list(changed)
+        seen = set(pending)
+        while pending:
+            node = pending.pop()
+            weights = self.weights_of(node)
+            names.update(weights)
+            if weights:
+                continue
+            for value in node.inputs:
+                if value is None or self.static(value):
+                    continue
+                producer = value.producer()
+                if producer is None:
+                    at_inputs = True
+                elif producer not in seen:
+                    seen.add(producer)
+                    pending.append(producer)
+        return names, at_inputs
 
     def changed_rows(self, changed: Sequence[ir.Value]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]:
         before = {value.name: tensor for value, tensor in self._tensors[0].items()}
@@ -193,14 +242,21 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
     }
     ends = {value.name for value in child.graph.outputs}
     frontier: list[str] = []
+    parents_nodes: list[ir.Node] = []
     for node in child.graph:
         for index, output in enumerate(node.outputs):
-            if not output.name or output.name in ends or output.name not in before:
+            if not output.name or output.name not in before:
                 continue
             old_node, old_output = before[output.name]
             if comparison.static(output) and comparison.static(old_output):
                 continue
             if old_output.index() != index or not comparison.same_node(old_node, node):
-                frontier.append(output.name)
-    changed = comparison.changed_tensors()
-    return Changes(frontier, changed, comparison.changed_rows(changed))
+                parents_nodes.append(old_node)
+                if output.name not in ends:
+                    frontier.append(output.name)
+    kept = {output.name for node in child.graph for output in node.outputs}
+    parents_nodes += [node for node in parent.graph if not any(output.name in kept for output in node.outputs)]
+    region, at_inputs = comparison.region(parents_nodes)
+    region |= {str(value.name) for value in comparison.changed_tensors(0)}
+    changed = comparison.changed_tensors(1)
+    return Changes(frontier, changed, region, at_inputs, comparison.changed_rows(changed))

@@ -3,16 +3,16 @@
 For one run, with parent value ``p``, child value ``c`` and perturbed runs of the parent ``p_k``:
 
 * ``ratio = max|c - p| / max(max_k max|p_k - p|, eps max|p|)`` over all elements,
-* ``channel_ratio = max_j rms_j(c - p) / max(rms_j(p_k - p), median_i rms_i(p_k - p), eps rms_j(p))`` over the channels
-  ``j`` of axis 1 and of the last axis.
+* ``channel_ratio = max_j rms_j(c - p) / max(n_j, median_i n_i, rms_i n_i / 4, eps rms_j(p))`` over the channels ``j``
+  of axis 1 and of the last axis, with ``n_j = rms_j(p_k - p)``.
 
-Where that is not enough, the child's own noise counts too, ``|c_moved - c|`` with the child's weights moved by one
+Where the child exceeds that, the child's own noise counts too, ``|c_moved - c|`` with the child's weights moved by one
 rounding, up to ten times the parent's: a factorized layer that is conditioned a little worse than the layer it replaces
 is still the same function, to rounding. One that is conditioned a hundred times worse is not accepted.
 
-The second sees one wrong channel that hides under the noise of a larger one. The median keeps a channel that happened
-not to move (few elements, or weights that are exactly zero) from turning rounding into an alarm. ``eps`` is half a unit
-in the last place of the value's type.
+The channels see one that is wrong under the noise of larger ones. The median and the overall term keep a channel that
+happened not to move (few elements, weights that are exactly zero, or small beside its neighbours) from turning
+rounding into an alarm. ``eps`` is half a unit in the last place of the value's type.
 
 Integers, booleans and strings must be equal, except where the parent flips under its own noise: then the child may
 differ in about as many places, and by no larger steps for quantized bytes.
@@ -27,14 +27,18 @@ from typing import Any
 import numpy as np
 
 from onnxmorph.verify.certificate import Comparison
+from onnxmorph.verify.noise import is_floating
 
-__all__ = ["LIMIT", "Measurement", "flatten", "is_floating", "measure", "record"]
+__all__ = ["LIMIT", "Measurement", "flatten", "measure", "record"]
 
 LIMIT = 30.0
 """Largest quotient of difference and noise that counts as rounding; how it was found: tests/verify/test_compare.py."""
 
 _NONDETERMINISTIC_SHARE = 1e-3
 """A parent that misses itself by this share of its spread, same inputs and session, does not repeat itself."""
+
+_OVERALL_SHARE = 0.25
+"""Share of the noise of the whole value that every channel is allowed: a dense factorization spreads its rounding."""
 
 MOST_CHILD_NOISE = 10.0
 """How far above the parent's noise the child's own noise may raise what is allowed."""
@@ -62,11 +66,6 @@ class Measurement:
     def worst(self) -> float:
         """The larger of the two ratios."""
         return max(self.ratio, self.channel_ratio)
-
-
-def is_floating(array: Array) -> bool:
-    """Whether the array holds floating-point numbers, numpy's own or ml_dtypes' (bfloat16 and the 8-bit ones)."""
-    return array.dtype.kind in "fc" or (array.dtype.kind == "V" and array.dtype.names is None)
 
 
 def unit_rounding(dtype: np.dtype[Any]) -> float:
@@ -107,6 +106,7 @@ def measure(
     *,
     moved_child: Array | None = None,
     input_scale: float = 1.0,
+    unit: float = 0.0,
 ) -> Measurement:
     """Distance of the child's value from the parent's, in units of the parent's noise.
 
@@ -117,6 +117,7 @@ def measure(
         repeats: Values of the parent run again, unchanged, in the same session.
         moved_child: Value of the child with its weights moved by one rounding.
         input_scale: Largest magnitude among the inputs; the scale of rounding where the parent is exactly zero.
+        unit: Relative error of one rounding where it is more than that of the arrays' type (models run upcast).
     """
     if parent is None or child is None:
         if parent is None and child is None:
@@ -136,7 +137,8 @@ def measure(
         return _measure_discrete(parent, child, usable, again)
     if moved_child is not None and moved_child.shape != child.shape:
         moved_child = None
-    return _measure_floating(parent, child, usable, again, moved_child, input_scale)
+    runs = _Runs(parent, child, usable, again, moved_child)
+    return _measure_floating(runs, max(unit, unit_rounding(parent.dtype)), input_scale)
 
 
 def _equal(*, informative: bool = True, scale: float = 0.0, floor: float = 0.0) -> Measurement:
@@ -178,27 +180,30 @@ def _measure_discrete(parent: Array, child: Array, noisy: list[Array], again: li
     return Measurement(distance, 1.0, flips / parent.size, float("inf"), 0.0, None, False, reason=reason)
 
 
-def _measure_floating(
-    parent: Array,
-    child: Array,
-    noisy: list[Array],
-    again: list[Array],
-    moved_child: Array | None,
-    input_scale: float,
-) -> Measurement:
-    unit = unit_rounding(parent.dtype)
-    reference = _wide(parent)
+@dataclass(frozen=True)
+class _Runs:
+    """One floating-point value in all its runs."""
+
+    parent: Array
+    child: Array
+    noisy: list[Array]
+    again: list[Array]
+    moved_child: Array | None
+
+
+def _measure_floating(runs: _Runs, unit: float, input_scale: float) -> Measurement:
+    reference = _wide(runs.parent)
     finite = np.isfinite(reference)
     magnitude = np.where(finite, np.abs(reference), 0.0)
     scale = float(magnitude.max())
 
-    repeated = [_distance(reference, _wide(array)) for array in again]
+    repeated = [_distance(reference, _wide(array)) for array in runs.again]
     if any(_does_not_repeat(distance, reference, finite) for distance in repeated):
         return _nondeterministic()
-    noise = repeated + [_distance(reference, _wide(array)) for array in noisy]
-    wide_child = _wide(child)
+    noise = repeated + [_distance(reference, _wide(array)) for array in runs.noisy]
+    wide_child = _wide(runs.child)
     difference = _distance(reference, wide_child)
-    child_noise = _distance(wide_child, _wide(moved_child)) if moved_child is not None else None
+    child_noise = _distance(wide_child, _wide(runs.moved_child)) if runs.moved_child is not None else None
     if child_noise is not None:
         child_noise[~np.isfinite(child_noise)] = 0.0
     # Where the parent itself flips between finite and not, nothing can be asked of the child.
@@ -220,7 +225,7 @@ def _measure_floating(
     if not np.isfinite(max_abs):
         reason = "NaN or infinite in one model where the other is finite"
         return Measurement(max_abs, scale, floor, float("inf"), float("inf"), None, False, reason, informative)
-    channel_ratio, channel = _worst_channel(difference, noise, child_noise, magnitude, unit, floor)
+    channel_ratio, channel = _worst_channel(difference, noise, child_noise, magnitude, (unit, floor))
     return Measurement(max_abs, scale, floor, max_abs / floor, channel_ratio, channel, False, None, informative)
 
 
@@ -254,13 +259,16 @@ def _does_not_repeat(distance: Array, reference: Array, finite: Array) -> bool:
 
 
 def _worst_channel(
-    difference: Array, noise: list[Array], child_noise: Array | None, magnitude: Array, unit: float, floor: float
+    difference: Array, noise: Sequence[Array], child_noise: Array | None, magnitude: Array, least: tuple[float, float]
 ) -> tuple[float, tuple[int, int] | None]:
-    """Largest ratio of root mean squares over single channels, and the ``(axis, index)`` it was found at."""
+    """Largest ratio of root mean squares over single channels, and the ``(axis, index)`` it was found at.
+
+    ``least`` is ``(unit rounding, floor)``: the second stands in where a channel and its noise are exactly zero.
+    """
+    unit, floor = least
     rank = difference.ndim
-    axes = {1, rank - 1} if rank >= 2 else set()
     worst, where = 0.0, None
-    for axis in sorted(axes):
+    for axis in sorted({1, rank - 1} if rank >= 2 else ()):
         if difference.shape[axis] < 2:
             continue
         others = tuple(other for other in range(rank) if other != axis)
@@ -269,7 +277,8 @@ def _worst_channel(
         own = np.sqrt(np.mean([np.mean(array**2, axis=others) for array in noise], axis=0)) if noise else 0.0 * moved
         moving = own[own > 0]
         typical = float(np.median(moving)) if moving.size else 0.0
-        allowed = np.maximum(np.maximum(own, typical), unit * size)
+        overall = float(np.sqrt(np.mean(own**2)))
+        allowed = np.maximum(np.maximum(own, max(typical, _OVERALL_SHARE * overall)), unit * size)
         allowed[allowed == 0] = floor
         if child_noise is not None:
             own_child = np.sqrt(np.mean(child_noise**2, axis=others))

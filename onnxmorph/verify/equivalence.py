@@ -1,8 +1,8 @@
 """``verify``: whether a child computes what its parent computes, as far as running both can tell.
 
-For every set of inputs the parent runs, and runs again with inputs and weights moved by one rounding; the child must
-stay within a small multiple of what that moved, at the outputs and at every inner value on the frontier of what
-changed. Then faults are planted in the child's changed weights and must be seen, which says what the verdict is worth.
+For every set of inputs the parent runs, and runs again with weights moved by one rounding; the child must stay within a
+small multiple of what that moved, at the outputs and at every inner value on the frontier of what changed. Then faults
+are planted in the child's changed weights and must be seen, which says what the verdict is worth.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,58 +22,44 @@ from onnxmorph.errors import RuntimeFailure, SelectionError
 from onnxmorph.verify import runtime
 from onnxmorph.verify.certificate import Certificate, Comparison
 from onnxmorph.verify.changes import Changes, changes
-from onnxmorph.verify.compare import LIMIT, Measurement, flatten, is_floating, measure, record
-from onnxmorph.verify.faults import places, summarise, try_faults
+from onnxmorph.verify.compare import LIMIT, Array, record
+from onnxmorph.verify.faults import nearest_values, places, sample, summarise, try_faults
 from onnxmorph.verify.inputs import Feeds, InputPlan, InputSet, did_you_mean, read_inputs
-from onnxmorph.verify.noise import moved_inputs, moved_weights, tensors
-from onnxmorph.verify.runtime import Provider, ProviderChoice, Session
+from onnxmorph.verify.noise import is_floating, moved_inputs, moved_weights, tensors
+from onnxmorph.verify.reference import Reference
+from onnxmorph.verify.runner import Running, Stage, Values
+from onnxmorph.verify.runtime import Provider
 from onnxmorph.verify.signature import compare_signatures
+from onnxmorph.verify.stochastic import draws
+from onnxmorph.verify.upcast import narrow_types
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["Reference", "verify"]
+__all__ = ["verify"]
 
 _MOST_INNER = 256
 _MOST_SETS = 10
 _FEWEST_SETS = 2
 _RUNS_A_SET = 6
+_REPEATED_SETS = 2
 _MOST_FAILING_SETS = 2
-_EXTRA_NOISE = 4
+_EXTRA_NOISE = 3
 _KEPT_REFERENCES = 3
 _MOST_KEPT_BYTES = 1 << 28
+_GROUP_BYTES = 48 << 20
+_PROBED_VALUES = 16
+_SECONDS_FOR_FAULTS = 2.0
 
-Array = np.ndarray[Any, Any]
-Values = dict[str, Array | None]
 
+@dataclass(frozen=True)
+class _Request:
+    """What the caller asked for, besides the two models."""
 
-@dataclass
-class Reference:
-    """What the parent gave for one set of inputs: its values, and the values it gives when moved by one rounding."""
-
-    feeds: Feeds
-    values: Values
-    noisy: list[Values]
-    repeats: list[Values]
-    input_scale: float
-    moved_child: Values | None = None
-    escalated: bool = False
-
-    def measure(self, name: str, child: Array | None) -> Measurement:
-        """The child's value against the parent's value of this name."""
-        return measure(
-            self.values[name],
-            child,
-            [values[name] for values in self.noisy if name in values],
-            [values[name] for values in self.repeats if name in values],
-            moved_child=self.moved_child.get(name) if self.moved_child is not None else None,
-            input_scale=self.input_scale,
-        )
-
-    def nbytes(self) -> int:
-        """Memory the arrays take."""
-        held = [self.values, *self.noisy, *self.repeats]
-        return sum(array.nbytes for values in held for array in values.values() if array is not None)
+    inputs: Path | str | Mapping[str, Any] | None
+    shapes: Mapping[str, Sequence[int]] | None
+    seed: int
+    frontier: Sequence[tuple[str, str]]
+    inner: bool
+    faults: bool
+    deadline: float
 
 
 def verify(
@@ -133,264 +120,282 @@ def verify(
     )
     signature = compare_signatures(parent_model, child_model)
     certificate.warnings += signature.warnings
-    if signature.failures:
-        certificate.failures += signature.failures
-        certificate.seconds = time.perf_counter() - started
-        return certificate
-    verification = _Verification(parent_model, child_model, certificate, choice, started + time_budget)
-    verification.prepare(frontier, inner, shapes, seed, inputs)
-    verification.run()
-    if faults and not certificate.failures:
-        verification.plant_faults(seed)
+    certificate.failures += signature.failures
+    if not signature.failures:
+        request = _Request(inputs, shapes, seed, tuple(frontier or ()), inner, faults, started + time_budget)
+        _verify(parent_model, child_model, request, certificate)
     certificate.equivalent = not certificate.failures
     certificate.seconds = time.perf_counter() - started
     return certificate
+
+
+def _verify(parent: ir.Model, child: ir.Model, request: _Request, certificate: Certificate) -> None:
+    """Runs the two models as they are or, where ONNX Runtime cannot run their 16-bit types here, as float32."""
+    narrow = max(narrow_types(parent), narrow_types(child))
+    try:
+        _Verification(parent, child, request, certificate, wide=False, unit=0.0).run()
+    except RuntimeFailure as failure:
+        if not narrow:
+            if isinstance(failure, _ChildFailure):
+                certificate.failures.append(str(failure))
+                return
+            raise
+        try:
+            _Verification(parent, child, request, certificate, wide=True, unit=narrow).run()
+        except _ChildFailure as child_failure:
+            certificate.failures.append(str(child_failure))
+        except RuntimeFailure:
+            raise failure from None
+        certificate.precision = "float32 upcast"
+        certificate.warnings.append(f"both models were run as float32, since as stored they are {failure}")
+
+
+class _ChildFailure(RuntimeFailure):
+    """The parent loads and the child does not."""
 
 
 class _Verification:
     """One verification while it runs: the sessions, the inputs, and what has been seen so far."""
 
     def __init__(
-        self, parent: ir.Model, child: ir.Model, certificate: Certificate, choice: ProviderChoice, deadline: float
+        self, parent: ir.Model, child: ir.Model, request: _Request, certificate: Certificate, *, wide: bool, unit: float
     ) -> None:
         self.parent, self.child = parent, child
-        self.certificate, self.choice, self.deadline = certificate, choice, deadline
+        self.request, self.certificate = request, certificate
+        self.unit = unit
+        self.changes: Changes = changes(parent, child)
+        self.asked = dict(_checked_frontier(parent, child, request.frontier))
+        self.suspects = self._suspects()
+        outputs = [str(value.name) for value in parent.graph.outputs]
+        self.stage = Stage(certificate.provider, outputs, self._pairs(outputs), wide, draws(parent, child))
+        self.plan = InputPlan(parent, shapes=request.shapes, seed=request.seed, rows=self.changes.rows)
+        self.real = read_inputs(request.inputs, parent) if request.inputs is not None else None
+        self.noise = np.random.default_rng([request.seed, 1])
+        self.leaves: dict[str, Comparison] = {}
         self.references: list[Reference] = []
-        self.comparisons: dict[str, Comparison] = {}
-        self._varied: dict[tuple[str, tuple[int, ...]], Array] = {}
-        self._repeated_shape: set[str] = set()
-        self._moving: set[str] = set()
         self._kept_bytes = 0
-        self._escalated = 0
-        self.moved_child: Session | None = None
+        self._moved_child: Running | None = None
+        self._near: list[Running] = []
+        self._variation = _Variation()
 
-    # -- before the runs -----------------------------------------------------------------------------------------------
+    # -- what to compare -----------------------------------------------------------------------------------------------
 
-    def prepare(
-        self,
-        frontier: Sequence[tuple[str, str]] | None,
-        inner: bool,
-        shapes: Mapping[str, Sequence[int]] | None,
-        seed: int,
-        data: Path | str | Mapping[str, Any] | None,
-    ) -> None:
-        """Finds what to compare and what to feed, and makes the sessions."""
-        self.seed = seed
-        self.changes: Changes = changes(self.parent, self.child)
-        self.outputs = [str(value.name) for value in self.parent.graph.outputs]
-        asked = _checked_frontier(self.parent, self.child, frontier or ())
-        self.asked = dict(asked)
-        found = [name for name in self.changes.frontier if name not in self.asked] if inner else []
+    def _suspects(self) -> list[ir.Value]:
+        """Weights of the child in which faults will be planted: those that changed, else any."""
+        changed = self.changes.tensors
+        return sample(changed if changed else list(tensors(self.child)), tensors(self.child), self.request.seed)
+
+    def _pairs(self, outputs: Sequence[str]) -> dict[str, str]:
+        """Inner values to compare, upstream first: those asked for, and the frontier of what changed.
+
+        Between two models that do not differ, the values next to the weights that faults will be planted in stand for
+        the frontier: there a difference of that weight would put it.
+        """
+        found = [name for name in self.changes.frontier if name not in self.asked] if self.request.inner else []
+        if self.request.inner and not self.changes.frontier and not self.changes.tensors:
+            known = {output.name for node in self.parent.graph for output in node.outputs}
+            found = [name for value in self.suspects for name in nearest_values(self.child, value) if name in known]
         if len(found) > _MOST_INNER:
             step = len(found) / _MOST_INNER
             self.certificate.warnings.append(
                 f"{len(found)} inner values lie on the frontier of what changed; {_MOST_INNER} of them were compared"
             )
             found = [found[int(index * step)] for index in range(_MOST_INNER)]
-        self.pairs = {name: name for name in found} | self.asked
-        for name in self.outputs:
-            self.pairs.pop(name, None)
-        self.plan = InputPlan(self.parent, shapes=shapes, seed=seed, rows=self.changes.rows)
-        self.real = read_inputs(data, self.parent) if data is not None else None
-        self.parent_session = self._session(self.parent, list(self.pairs))
-        self.certificate.tiers = ["optimisations off", "optimisations on (outputs)"]
-
-    def _session(self, model: ir.Model, extra: Sequence[str] = (), *, optimise: bool = False) -> Session:
-        return runtime.open_session(model, self.choice.name, extra, optimise=optimise)
-
-    def _child_session(self, *, optimise: bool = False) -> Session | None:
-        extra = [] if optimise else list(dict.fromkeys(self.pairs.values()))
-        try:
-            return self._session(self.child, extra, optimise=optimise)
-        except RuntimeFailure as failure:
-            self.certificate.failures.append(f"the parent loads and the child does not: {failure}")
-            return None
+        pairs = {name: name for name in found} | self.asked
+        order = {output.name: place for place, node in enumerate(self.child.graph) for output in node.outputs}
+        ordered = sorted(pairs.items(), key=lambda pair: order.get(pair[1], 0))
+        return {name: child_name for name, child_name in ordered if name not in outputs}
 
     # -- the runs ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Feeds both models and fills the certificate's comparisons and failures."""
-        sets = self._input_sets()
-        child = self._child_session()
-        child_optimised = self._child_session(optimise=True) if child is not None else None
-        if child is None or child_optimised is None:
-            return
-        generator = np.random.default_rng([self.seed, 1])
-        first = [str(value.name) for value in self.changes.tensors]
-        self.moved = [self._session(moved_weights(self.parent, generator, first=first), list(self.pairs))]
-        parent_optimised = self._session(self.parent, optimise=True)
-        for name, child_name in [*((name, name) for name in self.outputs), *self.pairs.items()]:
-            self.comparisons[name] = Comparison(name, child_name, "")
-        leaves: dict[str, Comparison] = {}
+        """Feeds both models, fills the certificate's comparisons and failures, and plants the faults."""
+        certificate = self.certificate
+        certificate.tiers = ["optimisations off", "optimisations on (outputs)"]
+        self.parent_running = self.stage.open(self.parent)
+        drawing = self.stage.open(self.parent, drawing=True) if self.stage.drawn else None
+        sets = self._input_sets(drawing)
+        child, child_optimised = self._open_child()
+        self.parent_optimised = self.stage.open(self.parent, optimise=True)
+        self._near = [self._open_near()]
+        self._far = self.stage.open(moved_weights(self.parent, self.noise), optimise=False)
+        groups = self._groups(sets[0].feeds) if sets else []
         used: list[InputSet] = []
         failing = 0
         for index, item in enumerate(sets):
-            if index >= _FEWEST_SETS and time.perf_counter() > self.deadline:
+            if index >= _FEWEST_SETS and time.perf_counter() > self.request.deadline:
                 break
-            reference = self._reference(item.feeds, generator, parent_optimised, repeat=index < 2)
-            if reference is None:
-                continue
-            used.append(item)
+            judged = False
             try:
-                values = self._values(child, item.feeds, "child")
-                optimised = self._values(child_optimised, item.feeds, "child", only_outputs=True)
-            except RuntimeFailure as failure:
-                self.certificate.failures.append(
-                    f"the parent runs at {item.description} and the child does not: {failure}"
-                )
+                for group in groups:
+                    reference = self._reference(item.feeds, group, repeat=index < _REPEATED_SETS)
+                    if reference is None:
+                        continue
+                    judged = True
+                    with _blaming_child(f"the parent runs at {item.description} and the child does not"):
+                        values = child.values(item.feeds, group)
+                        optimised = child_optimised.values(item.feeds, group)
+                    self._judge(reference, values, len(used), optimised=False)
+                    self._judge(reference, optimised, len(used), optimised=True)
+                    self._keep(reference)
+            except _ChildFailure as failure:
+                certificate.failures.append(str(failure))
+                used.append(item)
                 break
-            self._judge(reference, [values, optimised], leaves, len(used) - 1)
-            self._keep(reference)
-            failing += any(leaf.status == "differs" for leaf in leaves.values())
+            if judged:
+                used.append(item)
+            failing += any(leaf.status == "differs" for leaf in self.leaves.values())
             if failing >= _MOST_FAILING_SETS:
                 break
-        self.certificate.inputs = len(used)
-        self.certificate.coverage = self.plan.coverage(used)
-        self._conclude(leaves)
+        certificate.inputs = len(used)
+        certificate.coverage = self.plan.coverage(used)
+        if self.stage.drawn:
+            certificate.warnings.append(
+                f"{len(self.stage.drawn)} random value(s) were fed alike to both models: {self.stage.drawn[0]!r}"
+                + (" and others" if len(self.stage.drawn) > 1 else "")
+            )
+        self._conclude()
+        if self.request.faults and not certificate.failures:
+            self._plant_faults()
 
-    def _input_sets(self) -> list[InputSet]:
+    def _input_sets(self, drawing: Running | None) -> list[InputSet]:
         begun = time.perf_counter()
         longest = 0.0
+        trial = drawing or self.parent_running
+        outputs = self.stage.outputs
 
         def runs(feeds: Feeds) -> None:
             nonlocal longest
             start = time.perf_counter()
-            self.parent_session.run(feeds)
+            trial.values(feeds, outputs)
             longest = max(longest, time.perf_counter() - start)
 
-        search_end = begun + 0.3 * (self.deadline - begun)
+        search_end = begun + 0.3 * max(self.request.deadline - begun, 0.0)
         sets: list[InputSet] = []
+        if self.real is not None:
+            runs(self.real)
+            sets.append(InputSet(self.real, "real data"))
         try:
             sizes = self.plan.find_sizes(runs, out_of_time=lambda: time.perf_counter() > search_end)
         except RuntimeFailure:
             if self.real is None:
                 raise
             sizes = []
-        left = max(self.deadline - time.perf_counter(), 0.0)
+        left = max(self.request.deadline - time.perf_counter(), 0.0)
         affordable = int(left / (_RUNS_A_SET * max(longest, 1e-4)))
-        if self.real is not None:
-            sets.append(InputSet(self.real, "real data"))
         if sizes:
             sets += self.plan.sets(sizes, max(_FEWEST_SETS, min(_MOST_SETS, affordable)))
+        if drawing is not None:
+            for item in sets:
+                item.feeds |= drawing.values(item.feeds, self.stage.drawn)
         return sets
 
-    def _values(self, session: Session, feeds: Feeds, side: str, *, only_outputs: bool = False) -> Values:
-        """Flattened values by the parent's names."""
-        raw = session.run(feeds)
-        names = {name: name for name in self.outputs}
-        if not only_outputs:
-            names |= self.pairs
-        values: Values = {}
-        for name, child_name in names.items():
-            values.update(flatten(raw[child_name if side == "child" else name], name))
-        return values
+    def _open_child(self) -> tuple[Running, Running]:
+        with _blaming_child("the parent loads and the child does not"):
+            return self.stage.open(self.child, child=True), self.stage.open(self.child, child=True, optimise=True)
 
-    def _reference(
-        self, feeds: Feeds, generator: np.random.Generator, optimised: Session, *, repeat: bool
-    ) -> Reference | None:
-        values = self._values(self.parent_session, feeds, "parent")
-        floats = [array for array in values.values() if array is not None and is_floating(array) and array.size]
-        if floats and all(not np.isfinite(array.astype(np.float32)).any() for array in floats):
-            return None  # nothing but NaN and infinity: says nothing
-        repeats = [self._values(self.parent_session, feeds, "parent")] if repeat else []
-        moved = moved_inputs(feeds, generator)
-        noisy: list[Values] = []
-        runs: list[Callable[[], Values]] = [
-            lambda: self._values(self.parent_session, moved, "parent"),
-            lambda: self._values(self.moved[0], moved, "parent"),
-            lambda: self._values(optimised, feeds, "parent", only_outputs=True),
-        ]
-        for one in runs:
-            try:
-                noisy.append(one())
-            except RuntimeFailure:  # a rounding can leave the domain of an operator; then it tells nothing about noise
+    def _open_near(self) -> Running:
+        return self.stage.open(moved_weights(self.parent, self.noise, only=self.changes.region))
+
+    def _groups(self, feeds: Feeds) -> list[list[str]]:
+        """Values to look at in one run: all of them, or as many as fit into memory in all their copies."""
+        names = list(self.stage.pairs)
+        groups: list[list[str]] = [list(self.stage.outputs)]
+        room = _GROUP_BYTES
+        for start in range(0, len(names), _PROBED_VALUES):
+            chunk = names[start : start + _PROBED_VALUES]
+            values = self.parent_running.values(feeds, chunk)
+            sizes = {name: array.nbytes if (array := values.get(name)) is not None else 0 for name in chunk}
+            if start == 0 and max(sizes.values()) * len(names) < room:
+                return [[*self.stage.outputs, *names]]
+            for name, size in sizes.items():
+                if size > room and len(groups[-1]) > 0:
+                    groups.append([])
+                    room = _GROUP_BYTES
+                groups[-1].append(name)
+                room -= size
+        return groups
+
+    def _reference(self, feeds: Feeds, names: list[str], *, repeat: bool) -> Reference | None:
+        reference = Reference(feeds, names, self.parent_running.values(feeds, names), unit=self.unit)
+        if reference.says_nothing():
+            return None
+        if repeat:
+            reference.repeats.append(self.parent_running.values(feeds, names))
+        moved = moved_inputs(feeds, self.noise)
+        # A rounding can leave the domain of an operator; such a run tells nothing about noise.
+        with contextlib.suppress(RuntimeFailure):
+            reference.near.append(self._near[0].values(moved if self.changes.at_inputs else feeds, names))
+        outputs = [name for name in names if name in self.stage.outputs]
+        if outputs:
+            with contextlib.suppress(RuntimeFailure):
+                reference.far.append(self._far.values(moved, outputs))
+            with contextlib.suppress(RuntimeFailure):
+                reference.far.append(self.parent_optimised.values(feeds, outputs))
+        return reference
+
+    # -- the verdict ---------------------------------------------------------------------------------------------------
+
+    def _judge(self, reference: Reference, values: Values, run: int, *, optimised: bool) -> None:
+        known = {name: array for name, array in reference.values.items() if not optimised or self._is_output(name)}
+        for name, array in known.items():
+            if name not in values:
+                self._differs(name, array, "missing in the child's sequence or map")
                 continue
-        numbers = [
-            float(np.nanmax(np.abs(value.astype(np.float64)), initial=0.0))
-            for value in feeds.values()
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        ]
-        return Reference(feeds, values, noisy, repeats, max(numbers, default=1.0))
+            if self._skipped(name, array, values[name]):
+                leaf = self._leaf(name, array)
+                leaf.status, leaf.reason = "not-compared", "changes shape or is not floating-point"
+                continue
+            measured = reference.measure(name, values[name], optimised=optimised)
+            if measured.worst() > self.certificate.limit and not measured.nondeterministic:
+                self._escalate(reference)
+                measured = reference.measure(name, values[name], optimised=optimised)
+            record(self._leaf(name, array), measured, run, self.certificate.limit)
+            if not optimised:
+                self._variation.watch(name, array, measured.noise_floor)
+        for name in values.keys() - known.keys():
+            self._differs(name, values[name], "missing in the parent's sequence or map")
 
-    def _judge(self, reference: Reference, tiers: list[Values], leaves: dict[str, Comparison], run: int) -> None:
-        for values in tiers:
-            for name, array in reference.values.items():
-                if name not in values:
-                    if values is tiers[0]:
-                        self._leaf(leaves, name, array).status = "differs"
-                        self._leaf(leaves, name, array).reason = "missing in the child's sequence or map"
-                    continue
-                measured = reference.measure(name, values[name])
-                if self._skipped(name, array, values[name]):
-                    self._leaf(leaves, name, array).status = "not-compared"
-                    self._leaf(leaves, name, array).reason = "changes shape or is not floating-point"
-                    continue
-                if measured.worst() > self.certificate.limit and not measured.nondeterministic:
-                    self._escalate(reference)
-                    measured = reference.measure(name, values[name])
-                record(self._leaf(leaves, name, array), measured, run, self.certificate.limit)
-                self._watch(name, array, reference)
-            for name in values.keys() - reference.values.keys():
-                leaf = self._leaf(leaves, name, values[name])
-                leaf.status, leaf.reason = "differs", "missing in the parent's sequence or map"
+    def _is_output(self, leaf: str) -> bool:
+        """Whether a flattened value belongs to a graph output: inner values are never taken apart by tier."""
+        return leaf not in self.stage.pairs
 
-    def _leaf(self, leaves: dict[str, Comparison], name: str, array: Array | None) -> Comparison:
-        if name not in leaves:
-            child_name = self.pairs.get(name, name)
-            leaves[name] = Comparison(name, child_name, str(array.dtype) if array is not None else "")
-        return leaves[name]
+    def _leaf(self, name: str, array: Array | None) -> Comparison:
+        if name not in self.leaves:
+            dtype = str(array.dtype) if array is not None else ""
+            self.leaves[name] = Comparison(name, self.stage.pairs.get(name, name), dtype)
+        return self.leaves[name]
+
+    def _differs(self, name: str, array: Array | None, reason: str) -> None:
+        leaf = self._leaf(name, array)
+        leaf.status, leaf.reason = "differs", reason
 
     def _skipped(self, name: str, parent: Array | None, child: Array | None) -> bool:
         """Inner values found by name alone count only where they are floats of one shape: the rest may be resized."""
-        if name not in self.pairs or name in self.asked:
+        if name not in self.stage.pairs or name in self.asked:
             return False
         if parent is None or child is None:
             return True
         return not is_floating(parent) or parent.shape != child.shape
 
     def _escalate(self, reference: Reference) -> None:
-        """More noise before anything is called different: a rare flip may not have shown in the first runs, and the
+        """More noise before anything is called different: a rare flip may not have shown in the first run, and the
         child may be conditioned a little worse than the parent."""
         if reference.escalated:
             return
-        self._escalated += 1
         reference.escalated = True
-        generator = np.random.default_rng([self.seed, 2, self._escalated])
-        while len(self.moved) < 1 + _EXTRA_NOISE // 2:
-            self.moved.append(self._session(moved_weights(self.parent, generator), list(self.pairs)))
-        for index in range(_EXTRA_NOISE):
-            moved = moved_inputs(reference.feeds, generator)
-            session = self.moved[index % len(self.moved)]
-            try:
-                reference.noisy.append(self._values(session, moved, "parent"))
-            except RuntimeFailure:
-                continue
-        if self.moved_child is None:
-            first = [str(value.name) for value in self.changes.tensors]
-            self.moved_child = self._session(
-                moved_weights(self.child, generator, first=first), list(dict.fromkeys(self.pairs.values()))
-            )
-        with contextlib.suppress(RuntimeFailure):
-            reference.moved_child = self._values(self.moved_child, reference.feeds, "child")
-
-    def _watch(self, name: str, array: Array | None, reference: Reference) -> None:
-        """Notes whether a value ever differs between inputs of one shape; one that never does tells nothing."""
-        if array is None or array.nbytes > 1 << 24 or name in self._moving:
-            return
-        key = (name, array.shape)
-        known = self._varied.setdefault(key, array)
-        if known is array:
-            return
-        self._repeated_shape.add(name)
-        if not is_floating(array):
-            if not np.array_equal(known, array):
-                self._moving.add(name)
-            return
-        floor = max((reference.measure(name, array).noise_floor, 0.0))
-        with np.errstate(invalid="ignore"):
-            distance = np.abs(known.astype(np.float64) - array.astype(np.float64))
-        if float(np.nanmax(distance, initial=0.0)) > 4 * floor:
-            self._moving.add(name)
+        while len(self._near) < _EXTRA_NOISE:
+            self._near.append(self._open_near())
+        for running in self._near[1:]:
+            feeds = moved_inputs(reference.feeds, self.noise) if self.changes.at_inputs else reference.feeds
+            with contextlib.suppress(RuntimeFailure):
+                reference.near.append(running.values(feeds, reference.names))
+        changed = {str(value.name) for value in self.changes.tensors}
+        if self._moved_child is None and changed:
+            self._moved_child = self.stage.open(moved_weights(self.child, self.noise, only=changed), child=True)
+        if self._moved_child is not None:
+            with contextlib.suppress(RuntimeFailure):
+                reference.moved_child = self._moved_child.values(reference.feeds, reference.names)
 
     def _keep(self, reference: Reference) -> None:
         size = reference.nbytes()
@@ -398,28 +403,27 @@ class _Verification:
             self.references.append(reference)
             self._kept_bytes += size
 
-    # -- after the runs ------------------------------------------------------------------------------------------------
-
-    def _conclude(self, leaves: dict[str, Comparison]) -> None:
+    def _conclude(self) -> None:
         certificate = self.certificate
-        for name, leaf in leaves.items():
-            leaf.constant = name in self._repeated_shape and name not in self._moving
-        inner = [leaf for name, leaf in leaves.items() if name in self.pairs]
-        outputs = [leaf for name, leaf in leaves.items() if name not in self.pairs]
-        certificate.outputs = outputs
+        for name, leaf in self.leaves.items():
+            leaf.constant = self._variation.constant(name)
+        order = {name: place for place, name in enumerate(self.stage.pairs)}
+        inner = sorted((leaf for name, leaf in self.leaves.items() if name in order), key=lambda leaf: order[leaf.name])
+        certificate.outputs = [leaf for name, leaf in self.leaves.items() if name not in order]
         certificate.inner = [leaf for leaf in inner if leaf.status != "not-compared"]
-        for leaf in [*certificate.inner, *certificate.outputs]:
-            if leaf.status == "differs":
-                certificate.failures.append(_failure(leaf, "inner value" if leaf in inner else "output"))
-        if not certificate.inputs and not certificate.failures:
+        for kind, compared in (("inner value", certificate.inner), ("output", certificate.outputs)):
+            certificate.failures += [_failure(leaf, kind) for leaf in compared if leaf.status == "differs"]
+        if certificate.failures:
+            return
+        if not certificate.inputs:
             raise RuntimeFailure(
                 "not verifiable here: the parent gives nothing but NaN and infinity on every set of inputs; "
                 "give real data by --inputs"
             )
-        compared = [leaf for leaf in [*outputs, *certificate.inner] if leaf.status != "nondeterministic"]
-        if not compared and not certificate.failures:
+        judged = [leaf for leaf in [*certificate.outputs, *certificate.inner] if leaf.status != "nondeterministic"]
+        if not judged:
             raise RuntimeFailure("not verifiable here: the parent differs from itself from run to run at every output")
-        for leaf in outputs:
+        for leaf in certificate.outputs:
             if leaf.status == "nondeterministic":
                 certificate.warnings.append(
                     f"output {leaf.name!r} differs from run to run in the parent itself and was not judged"
@@ -429,40 +433,81 @@ class _Verification:
                     f"output {leaf.name!r} is the same on every input: it cannot show what happens upstream"
                 )
 
-    def plant_faults(self, seed: int) -> None:
-        """Plants faults in the child's changed weights and notes the smallest size that is seen.
+    # -- the negative self-test ----------------------------------------------------------------------------------------
 
-        Where no weight changed, any weight will do: the test then says what these inputs could see at all.
-        """
+    def _plant_faults(self) -> None:
+        """Plants faults in the child's changed weights and notes the smallest size that is seen."""
         from onnxmorph.model import clone
 
         child = clone(self.child)
-        tensor_of = tensors(child)
-        changed = {value.name for value in self.changes.tensors}
-        weights = [value for value in tensor_of if value.name in changed] or list(tensor_of)
-        end = max(self.deadline, time.perf_counter() + 2.0)
+        names = {value.name for value in self.suspects}
+        tensor_of = {value: tensor for value, tensor in tensors(child).items() if value.name in names}
+        end = max(self.request.deadline, time.perf_counter() + _SECONDS_FOR_FAULTS)
 
         def seen() -> bool:
             try:
-                session = self._session(child, list(dict.fromkeys(self.pairs.values())))
-                return any(self._sees(session, reference) for reference in self.references)
+                running = self.stage.open(child, child=True)
+                return any(self._sees(running, reference) for reference in self.references)
             except RuntimeFailure:
                 return True  # it does not even run any more
 
-        trials = try_faults(places(weights, tensor_of, seed), tensor_of, seen, lambda: time.perf_counter() > end)
+        planted = places(list(tensor_of), tensor_of, self.request.seed)
+        trials = try_faults(planted, tensor_of, seen, lambda: time.perf_counter() > end)
         self.certificate.faults = [trial.to_json() for trial in trials]
         self.certificate.detectable_fault, warnings = summarise(trials)
         self.certificate.warnings += warnings
 
-    def _sees(self, session: Session, reference: Reference) -> bool:
-        judged = {leaf.name for leaf in [*self.certificate.outputs, *self.certificate.inner]}
-        judged -= {leaf.name for leaf in self.certificate.outputs if leaf.status == "nondeterministic"}
-        values = self._values(session, reference.feeds, "child")
+    def _sees(self, running: Running, reference: Reference) -> bool:
+        judged = {
+            leaf.name
+            for leaf in [*self.certificate.outputs, *self.certificate.inner]
+            if leaf.status != "nondeterministic"
+        }
         return any(
             reference.measure(name, array).worst() > self.certificate.limit
-            for name, array in values.items()
+            for name, array in running.values(reference.feeds, reference.names).items()
             if name in judged and name in reference.values
         )
+
+
+class _Variation:
+    """Whether values ever differ between inputs of one shape; one that never does says nothing of what is upstream."""
+
+    _MOST_BYTES = 1 << 24
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, tuple[int, ...]], Array] = {}
+        self._compared: set[str] = set()
+        self._moving: set[str] = set()
+
+    def watch(self, name: str, array: Array | None, noise_floor: float) -> None:
+        """Notes one more value of this name."""
+        if array is None or array.nbytes > self._MOST_BYTES or name in self._moving:
+            return
+        first = self._first.setdefault((name, array.shape), array)
+        if first is array:
+            return
+        self._compared.add(name)
+        if not is_floating(array):
+            moves = not np.array_equal(first, array)
+        else:
+            with np.errstate(invalid="ignore"):
+                distance = np.abs(first.astype(np.float64) - array.astype(np.float64))
+            moves = float(np.nanmax(distance, initial=0.0)) > 4 * noise_floor
+        if moves:
+            self._moving.add(name)
+
+    def constant(self, name: str) -> bool:
+        """Whether inputs of one shape were compared and never moved the value."""
+        return name in self._compared and name not in self._moving
+
+
+@contextlib.contextmanager
+def _blaming_child(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeFailure as failure:
+        raise _ChildFailure(f"{what}: {failure}") from failure
 
 
 def _failure(leaf: Comparison, kind: str) -> str:

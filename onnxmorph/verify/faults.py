@@ -6,16 +6,16 @@ units or a long average can hide a wrong weight from every output; only trying s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnxmorph._ir import ir
-from onnxmorph.verify.noise import set_tensor
+from onnxmorph.verify.noise import movable, set_tensor
 
-__all__ = ["SIZES", "FaultTrial", "Place", "places", "plant", "summarise", "try_faults"]
+__all__ = ["SIZES", "FaultTrial", "Place", "nearest_values", "places", "plant", "sample", "summarise", "try_faults"]
 
 SIZES = (0.05, 0.02, 0.01)
 """Sizes of the planted faults: shares of the standard deviation of the weight's tensor."""
@@ -48,34 +48,53 @@ class FaultTrial:
 
 
 def _spread(array: Array) -> float:
-    values = array.astype(np.float64)
+    flat = array.reshape(-1)
+    values = flat[:: max(1, flat.size >> 22)].astype(np.float64)  # a few million are enough to know a spread
     spread = float(np.std(values))
     return spread if spread > 0 else float(np.max(np.abs(values), initial=0.0))
 
 
-def places(candidates: Iterable[ir.Value], tensor_of: dict[ir.Value, ir.TensorProtocol], seed: int) -> list[Place]:
-    """Where to plant: in up to six floating-point tensors, alternately at a random weight and at the largest one."""
-    generator = np.random.default_rng([seed, 3])
-    weights = [value for value in candidates if _is_weight(tensor_of[value])]
-    if len(weights) > _MOST_PLACES:
-        picked = sorted(generator.choice(len(weights), _MOST_PLACES, replace=False))
-        weights = [weights[int(index)] for index in picked]
+def sample(
+    candidates: Sequence[ir.Value], tensor_of: Mapping[ir.Value, ir.TensorProtocol], seed: int
+) -> list[ir.Value]:
+    """At most six of the candidates that carry floating-point weights, at random, in their order."""
+    weights = [value for value in candidates if movable(value, tensor_of[value])]
+    if len(weights) <= _MOST_PLACES:
+        return weights
+    picked = np.random.default_rng([seed, 3]).choice(len(weights), _MOST_PLACES, replace=False)
+    return [weights[int(index)] for index in sorted(picked)]
+
+
+def nearest_values(model: ir.Model, weight: ir.Value) -> list[str]:
+    """Names of the first values of the main graph that a weight and an input of the model meet in."""
+    found: list[str] = []
+    pending, seen = [weight], {weight}
+    while pending:
+        for use in pending.pop().uses():
+            others = [value for value in use.node.inputs if value is not None and value not in seen]
+            runs = any(value.const_value is None and not value.is_initializer() for value in others)
+            for output in use.node.outputs:
+                if runs and use.node.graph is model.graph and output.name:
+                    found.append(output.name)
+                elif not runs and output not in seen:
+                    seen.add(output)
+                    pending.append(output)
+    return found[:4]
+
+
+def places(weights: Sequence[ir.Value], tensor_of: Mapping[ir.Value, ir.TensorProtocol], seed: int) -> list[Place]:
+    """Where to plant in each weight: alternately at a random element and at the largest one."""
+    generator = np.random.default_rng([seed, 4])
     found: list[Place] = []
     for rank, value in enumerate(weights):
-        array = np.asarray(tensor_of[value].numpy())
-        flat = array.reshape(-1)
+        flat = np.asarray(tensor_of[value].numpy()).reshape(-1)
         if rank % 2 == 0:
             live = np.flatnonzero(flat) if flat.size <= 1 << 22 else np.arange(flat.size)
             index = int(generator.choice(live)) if live.size else 0
         else:
-            index = int(np.argmax(np.abs(flat.astype(np.float32) if flat.dtype.kind != "f" else flat)))
+            index = int(np.argmax(np.abs(flat if flat.dtype.kind == "f" else flat.astype(np.float32))))
         found.append(Place(value, index))
     return found
-
-
-def _is_weight(tensor: ir.TensorProtocol) -> bool:
-    floats = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    return tensor.dtype in floats and tensor.size > 1
 
 
 def plant(tensor: ir.TensorProtocol, index: int, size: float) -> ir.TensorProtocol | None:
@@ -91,7 +110,7 @@ def plant(tensor: ir.TensorProtocol, index: int, size: float) -> ir.TensorProtoc
 
 def try_faults(
     planted: list[Place],
-    tensor_of: dict[ir.Value, ir.TensorProtocol],
+    tensor_of: Mapping[ir.Value, ir.TensorProtocol],
     seen: Callable[[], bool],
     out_of_time: Callable[[], bool],
 ) -> list[FaultTrial]:

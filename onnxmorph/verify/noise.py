@@ -7,14 +7,14 @@ do constants that shape or quantize (Resize scales, quantization scales), where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from onnxmorph._ir import ir
 
-__all__ = ["moved", "moved_inputs", "moved_weights", "set_tensor", "tensors"]
+__all__ = ["graphs", "is_floating", "movable", "moved", "moved_inputs", "moved_weights", "set_tensor", "tensors"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +35,11 @@ _SHAPING = {
     ("Clip", 2),
 }
 """``(op, input)`` places whose constants decide sizes, steps or bounds rather than weigh anything."""
+
+
+def is_floating(array: Array) -> bool:
+    """Whether the array holds floating-point numbers, numpy's own or ml_dtypes' (bfloat16 and the 8-bit ones)."""
+    return array.dtype.kind in "fc" or (array.dtype.kind == "V" and array.dtype.names is None)
 
 
 def moved(array: Array, generator: np.random.Generator) -> Array:
@@ -59,20 +64,29 @@ def moved(array: Array, generator: np.random.Generator) -> Array:
 def moved_inputs(feeds: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
     """The same inputs with floating-point ones moved by one rounding."""
     return {
-        name: moved(value, generator) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+        name: moved(value, generator) if isinstance(value, np.ndarray) and is_floating(value) else value
         for name, value in feeds.items()
     }
 
 
-def _shapes_rather_than_weighs(value: ir.Value) -> bool:
-    return any((use.node.op_type, use.idx) in _SHAPING for use in value.uses())
+def movable(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+    """Whether a constant is a weight: floating-point, more than one number, and not what shapes or quantizes values."""
+    if tensor.dtype not in _FLOATS or tensor.size < 2:
+        return False
+    return not any((use.node.op_type, use.idx) in _SHAPING and not _scales_weights(use.node) for use in value.uses())
+
+
+def _scales_weights(node: ir.Node) -> bool:
+    """Whether this DequantizeLinear unpacks a constant: then its scale is part of a weight."""
+    packed = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+    return packed is not None and (packed.const_value is not None or packed.is_initializer())
 
 
 def tensors(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
     """Every constant tensor of the model with the value that carries it: initializers and Constant nodes, also those
     of subgraphs and functions."""
     found: dict[ir.Value, ir.TensorProtocol] = {}
-    for graph in _graphs(model):
+    for graph in graphs(model):
         if isinstance(graph, ir.Graph):
             for value in graph.initializers.values():
                 if value.const_value is not None:
@@ -85,7 +99,8 @@ def tensors(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
     return found
 
 
-def _graphs(model: ir.Model) -> list[ir.Graph | ir.Function]:
+def graphs(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    """The main graph, the functions, and every body inside them."""
     roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     found: list[ir.Graph | ir.Function] = []
     while roots:
@@ -112,13 +127,17 @@ def set_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
 
 
 def moved_weights(
-    model: ir.Model, generator: np.random.Generator, *, first: Sequence[str] = (), most_bytes: int = 1 << 28
+    model: ir.Model,
+    generator: np.random.Generator,
+    *,
+    only: Collection[str] | None = None,
+    most_bytes: int = 1 << 28,
 ) -> ir.Model:
     """A copy of the model with its floating-point weights moved by one rounding.
 
     Args:
-        first: Names of the weights to move before all others when there are more than ``most_bytes`` of them.
-        most_bytes: Memory the moved copies may take; what does not fit stays, shared with the parent.
+        only: Names of the weights to move; all of them without it.
+        most_bytes: Memory the moved copies may take; what does not fit stays, shared with the model given.
     """
     from onnxmorph.model import clone
 
@@ -126,10 +145,8 @@ def moved_weights(
     candidates = [
         (value, tensor)
         for value, tensor in tensors(copy).items()
-        if tensor.dtype in _FLOATS and tensor.size > 1 and not _shapes_rather_than_weighs(value)
+        if (only is None or value.name in only) and movable(value, tensor)
     ]
-    rank = {name: index for index, name in enumerate(first)}
-    candidates.sort(key=lambda item: rank.get(item[0].name or "", len(rank)))
     spent = 0
     for value, tensor in candidates:
         if spent + tensor.nbytes > most_bytes:
