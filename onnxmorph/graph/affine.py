@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxmorph._ir import ir
+from onnxmorph.graph.attributes import WrongAttribute, floating, integer, integers
 from onnxmorph.graph.constants import constant, stored
 from onnxmorph.graph.shapes import Dims, Shapes
 
@@ -108,11 +109,8 @@ def per_channel(value: ir.Value | None, axis: int | None, rank: int | None, chan
 
 def _normalisation(node: ir.Node, channels: int) -> tuple[Array, Array] | None:
     """Scale and shift of a BatchNormalization in inference form: gamma / sqrt(var + eps), beta - mean * scale."""
-    training = node.attributes.get("training_mode")
-    if training is not None and (training.is_ref() or training.as_int()):
-        return None
-    spatial = node.attributes.get("spatial")  # opset 7 and 8: 0 keeps one set of statistics per position
-    if spatial is not None and not spatial.as_int():
+    # spatial, opset 7 and 8: 0 keeps one set of statistics per position.
+    if integer(node, "training_mode", 0) or not integer(node, "spatial", 1):
         return None
     if len([output for output in node.outputs if output.name and output.uses()]) > 1 or len(node.inputs) != 5:
         return None
@@ -120,10 +118,8 @@ def _normalisation(node: ir.Node, channels: int) -> tuple[Array, Array] | None:
     if any(array is None or array.shape != (channels,) for array in numbers):
         return None
     gamma, beta, mean, variance = (np.asarray(array, dtype=np.float64) for array in numbers)
-    epsilon = node.attributes.get("epsilon")
-    if epsilon is not None and epsilon.is_ref():
-        return None
-    scale = gamma / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
+    with np.errstate(all="ignore"):
+        scale = gamma / np.sqrt(variance + floating(node, "epsilon", 1e-5))
     return scale, beta - mean * scale
 
 
@@ -193,10 +189,8 @@ def _layout(place: Place, node: ir.Node, shapes: Shapes, dtype: ir.DataType) -> 
     if not node.inputs or node.inputs[0] is not place.value or not node.outputs:
         return None
     output = node.outputs[0]
-    if node.op_type == "Cast":
-        to = node.attributes.get("to")
-        if to is None or to.is_ref() or to.as_int() != dtype.value:
-            return None
+    if node.op_type == "Cast" and integer(node, "to", 0) != dtype.value:
+        return None
     if node.op_type == "Dropout":
         training = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
         asked = len(node.inputs) > 2 and node.inputs[2] is not None
@@ -205,10 +199,11 @@ def _layout(place: Place, node: ir.Node, shapes: Shapes, dtype: ir.DataType) -> 
     if node.op_type in _SAME_SHAPE:
         return Place(output, place.axis, place.rank, place.channels)
     if node.op_type == "Transpose":
-        perm = node.attributes.get("perm")
-        if place.rank is None or (perm is not None and perm.is_ref()):
+        if place.rank is None:
             return None
-        order = list(perm.as_ints()) if perm is not None else list(range(place.rank))[::-1]
+        order = integers(node, "perm", tuple(range(place.rank))[::-1])
+        if sorted(order) != list(range(place.rank)):
+            return None
         axis = None if place.axis is None else place.axis % place.rank
         return Place(output, None if axis is None else order.index(axis), place.rank, place.channels)
     if node.op_type in _RESHAPES:
@@ -228,7 +223,13 @@ class Step:
 
 def follow(start: Place, shapes: Shapes, dtype: ir.DataType) -> Iterator[Step]:
     """Steps of an affine map and of layout from `start`, as far as each value has exactly one use."""
-    place = start
+    try:
+        yield from _steps(start, shapes, dtype)
+    except WrongAttribute:
+        return
+
+
+def _steps(place: Place, shapes: Shapes, dtype: ir.DataType) -> Iterator[Step]:
     while True:
         node = only_user(place.value)
         if node is None or node.domain not in ("", "ai.onnx"):

@@ -52,8 +52,8 @@ def stored(value: ir.Value | None) -> ir.TensorProtocol | None:
     if attribute.is_ref():
         return None
     if name == "value":
-        return attribute.as_tensor()
-    if name in _CONSTANT_NUMBERS:
+        return attribute.as_tensor() if attribute.type.name == "TENSOR" else None
+    if name in _CONSTANT_NUMBERS and attribute.type.name == name.removeprefix("value_").upper():
         if name.startswith("value_string"):
             texts = [attribute.value] if name == "value_string" else attribute.value
             encoded = [text if isinstance(text, bytes) else text.encode() for text in texts]

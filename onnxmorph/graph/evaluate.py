@@ -24,6 +24,15 @@ Evaluator = Callable[["ir.Node", Sequence[Array | None]], list[Array]]
 LARGEST_RESULT = 1 << 30
 """Bytes; a computed constant larger than this is treated as not known (`Expand` of one number can name any size)."""
 
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
 _EVALUATORS: dict[str, Evaluator] = {}
 _DOMAINS = {"": None, "ai.onnx": None, "com.microsoft": frozenset(("DequantizeLinear", "QuantizeLinear"))}
 
@@ -54,7 +63,7 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
     try:
         with np.errstate(all="ignore"):
             results = _EVALUATORS[node.op_type](node, inputs)
-    except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, MemoryError) as error:
+    except _MALFORMED as error:
         raise Unevaluable(f"{node.op_type} has malformed constant inputs ({error})") from error
     return [np.asarray(result) for result in results]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.affine import only_user, per_channel
+from onnxmorph.graph.attributes import WrongAttribute, floating, integer, integers, text
 from onnxmorph.graph.constants import ConstantSource, chain, is_constant, stored
 from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.labels import label
@@ -87,6 +87,16 @@ class _Search:
         ]
 
     def _read(self, scope: Scope, node: ir.Node) -> _Found | None:
+        try:
+            return self._understood(scope, node)
+        except WrongAttribute as error:
+            found = self._start(scope, node, 0, 1)
+            if found is not None:
+                referred = any(attribute.is_ref() for attribute in node.attributes.values())
+                found.block("function-attribute" if referred else "malformed", str(error))
+            return found
+
+    def _understood(self, scope: Scope, node: ir.Node) -> _Found | None:
         if node.domain in _STANDARD:
             if node.op_type in ("Conv", "ConvTranspose"):
                 return self._convolution(scope, node)
@@ -105,10 +115,7 @@ class _Search:
         if found is None:
             return None
         transposed = node.op_type == "ConvTranspose"
-        groups = _integer(node, "group", 1)
-        if _refers(node):
-            found.block("function-attribute", "its attributes come from each call of the function")
-            return found
+        groups = integer(node, "group", 1)
         dims = self._weight_dims(found)
         if dims is None:
             return found
@@ -123,32 +130,31 @@ class _Search:
             return found
         found.form = WeightForm(node.op_type, groups)
         found.kernel = dims[2:]
-        found.strides = _integers(node, "strides", (1,) * axes)
-        found.dilations = _integers(node, "dilations", (1,) * axes)
+        found.strides = integers(node, "strides", (1,) * axes)
+        found.dilations = integers(node, "dilations", (1,) * axes)
         if transposed:
             found.in_channels, found.out_channels = dims[0], dims[1] * groups
         else:
             found.in_channels, found.out_channels = dims[1] * groups, dims[0]
-        explicit = _integers(node, "pads", (0,) * (2 * axes))
-        added = _integers(node, "output_padding", (0,) * axes)
-        stated = _integers(node, "kernel_shape", found.kernel)
-        wanted = node.attributes.get("output_shape")
+        explicit = integers(node, "pads", (0,) * (2 * axes))
+        added = integers(node, "output_padding", (0,) * axes)
+        stated = integers(node, "kernel_shape", found.kernel)
+        wanted = integers(node, "output_shape", ())
         lengths = (len(found.strides), len(found.dilations), len(explicit) // 2, len(added), len(stated))
         if lengths != (axes,) * 5 or len(explicit) % 2 or min((*found.strides, *found.dilations)) < 1:
             found.block("malformed", f"its strides, dilations or pads do not fit {axes} kernel axes")
             return found
         if stated != found.kernel:
             found.block("malformed", f"its kernel_shape {stated} is not that of its weight {found.kernel}")
-        auto_pad = _text(node, "auto_pad", "NOTSET")
+        auto_pad = text(node, "auto_pad", "NOTSET")
         if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
             found.block("malformed", f"auto_pad '{auto_pad}' is not one of ONNX's")
             return found
         shape = self._input_dims(found, axes + 2)
         sizes: Dims = shape[2:] if shape is not None else (None,) * axes
         if transposed:
-            output_shape = None if wanted is None else tuple(wanted.as_ints())
-            if output_shape is not None and len(output_shape) not in (axes, axes + 2):
-                found.block("malformed", f"its output_shape {output_shape} does not fit {axes} kernel axes")
+            if wanted and len(wanted) not in (axes, axes + 2):
+                found.block("malformed", f"its output_shape {wanted} does not fit {axes} kernel axes")
                 return found
             found.pads = transpose_pads(
                 auto_pad,
@@ -158,7 +164,7 @@ class _Search:
                 dilations=found.dilations,
                 sizes=sizes,
                 output_padding=added,
-                output_shape=output_shape,
+                output_shape=wanted or None,
             )
         else:
             found.pads = convolution_pads(
@@ -179,11 +185,8 @@ class _Search:
         found = self._start(scope, node, 1 if on_the_left else 0, 0 if on_the_left else 1)
         if found is None:
             return None
-        if _refers(node):
-            found.block("function-attribute", "its attributes come from each call of the function")
-            return found
-        transposed_left, transposed_right = bool(_integer(node, "transA", 0)), bool(_integer(node, "transB", 0))
-        alpha, beta = _float(node, "alpha", 1.0), _float(node, "beta", 1.0)
+        transposed_left, transposed_right = bool(integer(node, "transA", 0)), bool(integer(node, "transB", 0))
+        alpha, beta = floating(node, "alpha", 1.0), floating(node, "beta", 1.0)
         dims = self._weight_dims(found)
         if dims is None:
             return found
@@ -237,13 +240,14 @@ class _Search:
         found.input_axis = found.output_axis = -2 if on_the_left else -1
         if len(dims) > 2:
             found.block("batched-weight", f"its weight of shape {dims} is a stack of matrices")
-        elif on_the_left:
+            return found
+        shape = self._input_dims(found, None)
+        if on_the_left and (shape is None or len(shape) < 2):
             found.block(
-                "weight-on-the-left", "its weight is the left operand, so that channels lie along the last but one axis"
+                "weight-on-the-left",
+                "its weight is the left operand, and whether its input has a second axis is unknown",
             )
-        else:
-            self._input_dims(found, None)
-            self._bias_node(found)
+        self._bias_node(found)
         return found
 
     def _einsum(self, scope: Scope, node: ir.Node) -> _Found | None:
@@ -254,7 +258,7 @@ class _Search:
             return None
         found = self._start(scope, node, 1 - constants[0], constants[0])
         if found is not None:
-            equation = _text(node, "equation", "")
+            equation = text(node, "equation", "")
             found.block("unsupported-op", f"Einsum '{equation}' is not morphed", "export it as MatMul")
         return found
 
@@ -276,7 +280,7 @@ class _Search:
         if shape is not None and len(shape) == 2 and "MatMul" in node.op_type and "NBits" not in node.op_type:
             found.in_channels, found.out_channels = shape
         elif shape is not None and len(shape) > 2 and "Conv" in node.op_type and "Transpose" not in node.op_type:
-            groups = _integer(node, "group", 1)
+            groups = integer(node, "group", 1)
             found.out_channels, found.in_channels, found.kernel = shape[0], shape[1] * groups, tuple(shape[2:])
             found.form = replace(found.form, groups=max(groups, 1))
         return found
@@ -490,35 +494,3 @@ def _along_one_axis(dims: tuple[int, ...], axis: int, channels: int, rank: int) 
     if len(dims) > rank:
         return False
     return all(size == 1 or (size == channels and position - len(dims) == axis) for position, size in enumerate(dims))
-
-
-def _refers(node: ir.Node) -> bool:
-    return any(attribute.is_ref() for attribute in node.attributes.values())
-
-
-def _attribute(attributes: Mapping[str, ir.Attr], name: str) -> ir.Attr | None:
-    attribute = attributes.get(name)
-    return None if attribute is None or attribute.is_ref() else attribute
-
-
-def _integer(node: ir.Node, name: str, default: int) -> int:
-    attribute = _attribute(node.attributes, name)
-    return default if attribute is None else int(attribute.value)
-
-
-def _integers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    attribute = _attribute(node.attributes, name)
-    # An empty list is how some exporters write "the default".
-    return default if attribute is None or not attribute.value else tuple(int(number) for number in attribute.value)
-
-
-def _float(node: ir.Node, name: str, default: float) -> float:
-    attribute = _attribute(node.attributes, name)
-    return default if attribute is None else float(attribute.value)
-
-
-def _text(node: ir.Node, name: str, default: str) -> str:
-    attribute = _attribute(node.attributes, name)
-    if attribute is None:
-        return default
-    return attribute.value.decode() if isinstance(attribute.value, bytes) else str(attribute.value)

@@ -562,17 +562,18 @@ def _outer_first(model: ir.Model, functions: Mapping[Any, ir.Function]) -> list[
     """Functions so that a caller comes before what it calls (ONNX forbids recursion)."""
     order: list[ir.Function] = []
     seen: set[ir.Function] = set()
-
-    def visit(function: ir.Function) -> None:
+    stack = [(function, False) for function in model.functions.values()]
+    while stack:
+        function, expanded = stack.pop()
+        if expanded:
+            order.append(function)
+            continue
         if function in seen:
-            return
+            continue
         seen.add(function)
+        stack.append((function, True))
         for node in function.all_nodes():
             called = functions.get((node.domain, node.op_type, node.overload))
             if called is not None:
-                visit(called)
-        order.append(function)
-
-    for function in model.functions.values():
-        visit(function)
+                stack.append((called, False))
     return order[::-1]

@@ -263,7 +263,7 @@ def test_a_convolution_takes_the_bias_of_an_add() -> None:
 @pytest.mark.parametrize(
     "code, weight, x",
     [
-        ("weight-on-the-left", (5, 4), (4, 3)),
+        ("weight-on-the-left", (5, 4), (4,)),
         ("batched-weight", (2, 4, 5), (2, 3, 4)),
         ("vector-weight", (4,), (3, 4)),
     ],
@@ -276,6 +276,29 @@ def test_matmul_weights_that_are_no_plain_layer_are_named(
     layer = only(proto)
     assert layer.blocked is not None and layer.blocked.code == code and "'y'" in str(layer.blocked)
     run(proto, {"x": f32(*x)})
+
+
+@pytest.mark.parametrize("x", [(4, 3), (2, 4, 3)])
+@pytest.mark.parametrize("bias", [None, (5, 1), (1, 5, 1)])
+def test_a_matmul_with_its_weight_on_the_left(x: tuple[int, ...], bias: tuple[int, ...] | None) -> None:
+    nodes = [node("MatMul", ["w", "x"], ["m"]), node("Add", ["m", "b"], ["y"]) if bias else node("Relu", ["m"], ["y"])]
+    stored = {"w": f32(5, 4), **({"b": f32(*bias)} if bias else {})}
+    layer = agree(model(nodes, {"x": (np.float32, x)}, ["y"], stored), {"x": f32(*x)})
+    assert layer.form.out_first and (layer.input_axis, layer.output_axis) == (-2, -2)
+    assert (layer.bias is not None) == (bias is not None and len(bias) <= len(x))
+
+
+def test_a_gemm_with_its_weight_on_the_left_is_named() -> None:
+    proto = model([node("Gemm", ["w", "x"], ["y"], transB=1)], {"x": (np.float32, (3, 4))}, ["y"], {"w": f32(5, 4)})
+    blocked = only(proto).blocked
+    assert blocked is not None and blocked.code == "weight-on-the-left"
+
+
+def test_attributes_of_another_type_are_named() -> None:
+    x = {"x": (np.float32, [1, 2, 5])}
+    for attributes in [{"group": "two"}, {"strides": 1}, {"pads": [0.5, 0.5]}, {"auto_pad": 3}]:
+        blocked = only(model([node("Conv", ["x", "w"], ["y"], **attributes)], x, ["y"], {"w": f32(3, 2, 3)})).blocked
+        assert blocked is not None and blocked.code == "malformed" and "its attribute" in str(blocked)
 
 
 def test_two_activations_or_two_constants_make_no_layer() -> None:
