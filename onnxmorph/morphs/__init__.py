@@ -10,13 +10,15 @@ from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.activate import ActivatePlan, plan_activate, why_not_activate
 from onnxmorph.morphs.deepen import DeepenPlan, plan_deepen, why_not_deepen
 from onnxmorph.morphs.kernel import KernelPlan, plan_kernel, why_not_kernel
+from onnxmorph.morphs.subnet import SubnetPlan, plan_subnet, why_not_subnet
 from onnxmorph.plan import Plan
 
-__all__ = ["MORPHS", "PLANNERS", "plan_activate", "plan_deepen", "plan_from_record", "plan_kernel"]
+__all__ = ["MORPHS", "PLANNERS", "plan_activate", "plan_deepen", "plan_from_record", "plan_kernel", "plan_subnet"]
 
 MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {
     "deepen": why_not_deepen,
     "kernel": why_not_kernel,
+    "subnet": why_not_subnet,
     "activate": why_not_activate,
 }
 """Per morph of single layers: why it cannot be done to a layer, or ``None``. What ``inspect`` shows."""
@@ -24,6 +26,7 @@ MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {
 PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = {
     "deepen": plan_deepen,
     "kernel": plan_kernel,
+    "subnet": plan_subnet,
     "activate": plan_activate,
 }
 """Per morph: from a model, a layer of it and options to plans. What recipes call."""
@@ -31,6 +34,7 @@ PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = {
 _PLANS: Mapping[str, Callable[[Mapping[str, Any]], Plan]] = {
     "deepen": DeepenPlan.from_options,
     "kernel": KernelPlan.from_options,
+    "subnet": SubnetPlan.from_options,
     "activate": ActivatePlan.from_options,
 }
 

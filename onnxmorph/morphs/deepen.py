@@ -10,7 +10,7 @@ Four exact ways, each a *method*:
 * ``residual``: ``y + W2 phi(W1 y)`` with ``W2 = 0`` after the layer's activation.
 
 ``auto`` takes mirror where phi allows, else netmorph; in float16 and bfloat16 and for quantised weights, where one
-rounding of a new factor is far above the noise of the parent, it takes identity.
+rounding of a new factor is far above the noise of the parent, it takes identity; so it does for kernels that are zero.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def plan_deepen(
         raise refusal
     kernel_now = target.kernel_array()
     phi = _inner_activation(target, activation)
-    resolved = _resolve_method(target, method, phi)
+    resolved = _resolve_method(target, method, phi, kernel_now)
     taps = _new_kernel(target, kernel)
     place, parametric = _place(target, resolved, phi, chosen=activation != "same")
     channels, groups = target.out_channels, target.groups
@@ -349,7 +349,11 @@ def _inner_activation(layer: LinearLayer, activation: str) -> Activation:
     return named(own.name, **{name: float(np.mean(value)) for name, value in own.parameters.items()})
 
 
-def _resolve_method(layer: LinearLayer, method: str, phi: Activation) -> str:
+_VANISHING = 1e-20
+"""Kernels below this have no room under them for the rounding of their factors; zero ones have no factors of any scale."""
+
+
+def _resolve_method(layer: LinearLayer, method: str, phi: Activation, kernel: np.ndarray) -> str:
     if method == "mirror" and phi.odd_slope is None:
         raise Refusal(
             f"{phi.name} has no linear odd part, so there is no mirror depth for {layer.name}",
@@ -359,6 +363,8 @@ def _resolve_method(layer: LinearLayer, method: str, phi: Activation) -> str:
     if method != "auto":
         return method
     if layer.dtype in _LOW_PRECISION or layer.weight.quantized:
+        return "identity"
+    if not np.any(np.abs(kernel) > _VANISHING):
         return "identity"
     return "netmorph" if phi.odd_slope is None else "mirror"
 

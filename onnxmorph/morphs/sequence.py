@@ -24,6 +24,7 @@ from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.layers import LinearLayer
 
 __all__ = [
+    "Between",
     "LayerNames",
     "channel_rank",
     "check_borders",
@@ -33,6 +34,9 @@ __all__ = [
     "replace_layer",
     "sequence_nodes",
 ]
+
+_FIRST_OPSET_WITH_FREE_BIAS = 11
+"""From here on Gemm works without C."""
 
 Between = Callable[[int, ir.Value], ir.Value]
 """Builds what stands between factor ``i`` and factor ``i + 1``, from the output of factor ``i``."""
@@ -129,6 +133,13 @@ def _geometry(layer: LinearLayer, kernels: Sequence[tuple[int, ...]]) -> list[di
     # A ConvTranspose that crops less than the kernels after it read: its output beyond the border is exactly zero (no
     # input reaches there, and its bias starts at zero), so the second factor may pad with zeros what is missing.
     missing = [max(0, -pad) for pad in (*begin, *end)]
+    if any(missing) and (not transposed or len(kernels) == 1):
+        raise Refusal(
+            f"{layer.name} pads {[*pads[0], *pads[1]]}: a path of kernel {extent(kernels)} in its place would have to"
+            " crop its input",
+            way_out="take paths that reach as far as the layer's own kernel",
+            code="path-crops",
+        )
     begin, end = [max(0, pad) for pad in begin], [max(0, pad) for pad in end]
     spanning = [index for index, kernel in enumerate(kernels) if kernel != ones]
     strided = 0 if transposed else max(spanning, default=0)
@@ -196,6 +207,8 @@ def sequence_nodes(
             bias = build.initializer(names.initializer(index, "bias"), array[:, None] if left else array)
         elif keeps_bias and op != "MatMul":
             bias = node.inputs[2] if len(node.inputs) > 2 else None
+        elif op == "Gemm" and build.opset < _FIRST_OPSET_WITH_FREE_BIAS:
+            bias = build.initializer(names.initializer(index, "bias"), np.zeros(factor.shape[0], dtype=factor.dtype))
         if bias is not None and op != "MatMul":
             inputs.append(bias)
         added = bias is not None and op == "MatMul"

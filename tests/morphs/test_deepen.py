@@ -47,7 +47,9 @@ def test_every_layer_of_the_zoo_is_deepened_exactly_or_refused_by_name(case: Cas
 
 
 @pytest.mark.parametrize("method", ["mirror", "netmorph", "identity", "residual"])
-@pytest.mark.parametrize("glob", ["linear/*_1d*", "linear/conv_transpose*", "linear/gemm*", "linear/matmul*", "scope/*"])
+@pytest.mark.parametrize(
+    "glob", ["linear/*_1d*", "linear/conv_transpose*", "linear/gemm*", "linear/matmul*", "scope/*"]
+)
 def test_every_method_is_exact_on_every_kind_of_layer(method: str, glob: str) -> None:
     for case in select(glob, runnable=True):
         deepen_every_layer(case, method=method)
