@@ -25,7 +25,8 @@ EXAMPLES = [
     "relu", "leaky_relu(0.1)", "leaky_relu(-0.5)", "prelu(0.3)", "relu6", "clip(-1, 2)", "clip(max=3)", "sigmoid",
     "tanh", "elu", "elu(0.7)", "selu", "celu(0.5)", "hard_sigmoid", "hardsigmoid(0.25, 0.4)", "hardswish", "softplus",
     "softplus(2)", "log_sigmoid", "softsign", "mish", "gelu", "gelu_tanh", "silu", "quick_gelu", "quick_gelu(2.5)",
-    "thresholded_relu(0.8)", "shrink(0.5, 0.25)", "shrink(0.7, 0)", "tanhshrink", "squared_relu", "abs", "sin",
+    "thresholded_relu(0.8)", "shrink(0.5, 0.25)", "shrink(0.7, 0)", "tanhshrink", "squared_relu", "square", "abs",
+    "sin",
 ]  # fmt: skip
 POINTS = np.array(
     [
@@ -217,6 +218,33 @@ def test_parameters_per_channel_that_do_not_fit_are_refused() -> None:
     assert phi.uniform().parameters["slope"] == pytest.approx(0.15)
 
 
+def test_growing_from_one_activation_toward_another_starts_as_the_first() -> None:
+    model = empty_model(17)
+    x, build = model.graph.inputs[0], Builder(model, model.graph)
+    first = emit(build, named("gelu"), x, label="first")
+    add_output(model, first)
+    for goal in ("relu", "selu", "squared_relu", "tanh"):
+        add_output(
+            model,
+            emit_parametric(
+                build,
+                named(goal),
+                x,
+                a=1.0,
+                per_channel=True,
+                channels=3,
+                channel_axis=1,
+                rank=2,
+                label=goal,
+                kept=first,
+            ),
+        )
+    for points in (POINTS, HUGE):
+        y, *grown = run(model, points)
+        for value in grown:
+            np.testing.assert_array_equal(value, y)
+
+
 # ------------------------------------------------------------------------------------------------------- recognition
 
 
@@ -333,6 +361,8 @@ SPELLINGS: list[tuple[str, list[str], dict[str, object]]] = [
      {"a": 0.2, "h": 0.5, "z": 0.0, "o": 1.0}),
     ("hsigmoid", ["a = Add(x, t)", "c = Clip(a, z, s)", "y = Div(c, s)"], {"t": 3, "z": 0, "s": 6}),
     ("squared_relu", ["r = Relu(x)", "y = Mul(r, r)"], {}),
+    ("square", ["y = Pow(x, two)"], {"two": 2.0}),
+    ("sigmoid", ["h = Mul(x, f)", "t = Tanh(h)", "u = Mul(t, f)", "y = Add(u, f)"], {"f": 0.5}),
     ("squared_relu", ["r = Relu(x)", "y = Pow(r, two)"], {"two": 2.0}),
     ("tanhshrink", ["t = Tanh(x)", "y = Sub(x, t)"], {}),
     ("thresholded_relu(0.8)", ["g = Greater(x, t)", "y = Where(g, x, z)"], {"t": 0.8, "z": 0.0}),
@@ -624,6 +654,12 @@ def test_names_as_people_type_them() -> None:
         assert named(typed).same_as(named(expected)), typed
     for alias in ALIASES:
         assert named(alias).name in KINDS
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, "hsigmoid", "clip(max=-0.1)"])
+def test_the_text_of_an_activation_names_it(name: str) -> None:
+    phi = named(name)
+    assert named(phi.text).same_as(phi, tolerance=0.0) and named(phi.text).text == phi.text
 
 
 @pytest.mark.parametrize(

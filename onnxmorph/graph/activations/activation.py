@@ -65,6 +65,18 @@ class Activation:
         return self.name if defaults else f"{self.name}({shown})"
 
     @property
+    def text(self) -> str:
+        """What `named` reads back as the same function, parameters to the last digit: ``Clip(min=0.0, max=6.0)``.
+
+        Raises:
+            Refusal: A parameter differs per channel (`uniform` has one for all).
+        """
+        if self.channels is not None:
+            raise Refusal(f"{self.name} with a parameter per channel has no short name", code="activation-channels")
+        written = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
+        return f"{self.name}({written})" if written else self.name
+
+    @property
     def odd_slope(self) -> Parameter | None:
         """``c`` with ``phi(x) - phi(-x) = c x`` for all x, else ``None`` (also where c is 0); an array per channel.
 

@@ -87,6 +87,7 @@ def emit_parametric(
     label: str | None = None,
     output_name: str | None = None,
     dtype: ir.DataType | None = None,
+    kept: ir.Value | None = None,
 ) -> ir.Value:
     """Insert ``phi_a(x) = (1-a) phi(x) + a x`` with a trainable initializer ``{label}.a``.
 
@@ -117,6 +118,8 @@ def emit_parametric(
         label: Stem of the names; default, the wanted output's name or x's.
         output_name: Wanted name of the result.
         dtype: Element type of x, where x does not say.
+        kept: What ``a`` weighs instead of x, shaped like x: with the output of another activation psi of x, this is
+            ``(1-a) phi(x) + a psi(x)``, which grows from psi at a = 1 toward phi.
 
     Raises:
         Refusal: The scope's opset cannot spell it in this type.
@@ -139,7 +142,7 @@ def emit_parametric(
             code="activation-channels",
         )
     spell = _Speller(build, x, label or output_name or _name(x), dtype, output_name)
-    return spell.parametric(activation, start)
+    return spell.parametric(activation, start, kept)
 
 
 def _name(value: ir.Value) -> str:
@@ -265,6 +268,8 @@ class _Speller:
                 return self.celu(_scalar(p["alpha"]), last=last)
             case "Tanhshrink":
                 return self.op("Sub", x, self.op("Tanh", x), last=last)
+            case "Square":
+                return self.op("Mul", x, x, last=last)
             case "SquaredRelu":
                 positive = self.op("Relu", x)
                 return self.op("Mul", positive, positive, last=last)
@@ -333,10 +338,10 @@ class _Speller:
         bent = self.op("Mul", self.op("Elu", self.op("Div", negative, scale), alpha=1.0), scale)
         return self.op("Add", self.op("Relu", x), bent, last=last)
 
-    def parametric(self, activation: Activation, start: Array) -> ir.Value:
-        """``(1-a) phi(x) + a x`` with ``a`` starting at ``start`` (shaped to broadcast against x)."""
+    def parametric(self, activation: Activation, start: Array, kept: ir.Value | None) -> ir.Value:
+        """``(1-a) phi(x) + a kept`` with ``a`` starting at ``start`` (shaped to broadcast against x)."""
         name = f"{self.label}.a"
-        if self.bends_by_slope(activation):
+        if kept is None and self.bends_by_slope(activation):
             slope = a = self.build.initializer(name, start, self.dtype)
             if activation.name != "Relu":
                 (given,) = activation.parameters.values()
@@ -350,7 +355,7 @@ class _Speller:
             phi = self.clip(phi, -largest, largest)
         a = self.build.initializer(name, start, self.dtype)
         left = self.between("Sub", self.number("one", np.ones(1)), a)
-        return self.op("Add", self.op("Mul", phi, left), self.op("Mul", self.x, a), last=True)
+        return self.op("Add", self.op("Mul", phi, left), self.op("Mul", kept or self.x, a), last=True)
 
     def bends_by_slope(self, activation: Activation) -> bool:
         """Whether ``PRelu`` with a slope in the type of x is the same function to the last bit.

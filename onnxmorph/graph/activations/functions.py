@@ -256,6 +256,7 @@ _TABLE = (
     Kind("Shrink", _shrink, {"lambd": 0.5, "bias": 0.0}, idempotent=_idempotent_shrink, overflows=_overflow_shrink),
     Kind("Tanhshrink", lambda x: x - np.tanh(x)),
     Kind("SquaredRelu", lambda x: np.square(np.maximum(x, 0.0)), overflows=_overflow_square),
+    Kind("Square", np.square, overflows=_overflow_square),
     Kind("Abs", np.abs, idempotent=_always),
     Kind("Sin", np.sin),
 )
