@@ -351,6 +351,8 @@ class _Search:
         if not shape:
             found.block("malformed", "its input is a scalar")
             return None
+        if not -len(shape) <= found.input_axis < len(shape):
+            return shape  # W @ x with a vector x
         channels = shape[found.input_axis]
         if isinstance(channels, int) and channels != found.in_channels:
             found.block("malformed", f"its input has {channels} channels where its weight takes {found.in_channels}")
