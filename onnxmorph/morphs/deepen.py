@@ -350,7 +350,7 @@ def _inner_activation(layer: LinearLayer, activation: str) -> Activation:
 
 
 _VANISHING = 1e-20
-"""Kernels below this have no room under them for the rounding of their factors; zero ones have no factors of any scale."""
+"""Kernels below this have no room under them for the rounding of their factors; zero ones have no scale."""
 
 
 def _resolve_method(layer: LinearLayer, method: str, phi: Activation, kernel: np.ndarray) -> str:
