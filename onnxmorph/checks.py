@@ -20,6 +20,15 @@ __all__ = ["check"]
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
+class _Scope:
+    """Names of one graph: those defined so far, and all that its nodes define somewhere."""
+
+    def __init__(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        self.nodes = nodes
+        self.defined: set[str] = set()
+        self.produced = {output for node in nodes for output in node.output if output}
+
+
 def check(proto: onnx.ModelProto, name: str) -> None:
     """Raise on what makes a model unusable or what the graph representation would silently lose.
 
@@ -39,6 +48,7 @@ class _Check:
     def __init__(self, name: str) -> None:
         self.name = name
         self.uses_default_domain = False
+        self.in_function = False
 
     def fail(self, reason: str) -> NoReturn:
         raise ModelError(f"{self.name}: {reason}")
@@ -93,33 +103,49 @@ class _Check:
                 code="unknown-fields",
             )
 
+    def texts(self, node: onnx.NodeProto, what: str) -> None:
+        texts = [node.op_type, node.name, node.domain, node.overload, node.doc_string, *node.input, *node.output]
+        for entry in node.metadata_props:
+            texts += (entry.key, entry.value)
+        try:
+            "".join(texts)  # the quick way to ask whether all of them are str
+        except TypeError:
+            self.fail(f"{what} is not valid UTF-8")
+
     def text(self, value: object, what: str) -> None:
         # Protobuf hands out a string field that is not UTF-8 as bytes.
         if not isinstance(value, str):
             self.fail(f"{what} is not valid UTF-8")
 
-    def graph(self, graph: onnx.GraphProto, outer: list[set[str]], where: str) -> None:
+    def graph(self, graph: onnx.GraphProto, outer: list[_Scope], where: str) -> None:
         if graph.sparse_initializer:
             raise Refusal(
                 f"{self.name}: has sparse initializers, which would be lost",
                 way_out="convert to dense tensors first",
                 code="sparse-initializer",
             )
-        self.text(graph.name, "the name of a graph")
-        defined: set[str] = set()
+        self.text(graph.name, f"the name of {where}")
+        scope = _Scope(graph.node)
         for info in graph.input:
-            self.define(info.name, defined, f"an input of {where}")
+            self.define(info.name, scope.defined, f"an input of {where}")
         initialized: set[str] = set()
         for tensor in graph.initializer:
             if not tensor.name:
                 self.fail(f"an initializer of {where} has no name")
             self.define(tensor.name, initialized, f"an initializer of {where}")
-        defined |= initialized
-        self.body(graph.node, defined, outer, where)
+        scope.defined |= initialized
+        scopes = [*outer, scope]
+        self.body(scopes, where)
         for info in graph.output:
             self.text(info.name, f"the name of an output of {where}")
-            if info.name not in defined and not any(info.name in scope for scope in outer):
-                self.fail(f"nothing produces output {info.name!r} of {where}")
+            if info.name in scope.defined:
+                continue
+            if any(info.name in visible.defined for visible in outer):
+                # ONNX Runtime turns this away too, and onnx-ir would take it for a value of its own.
+                self.fail(
+                    f"output {info.name!r} of {where} is a value from outside; an Identity node has to bring it in"
+                )
+            self.fail(f"nothing produces output {info.name!r} of {where}")
         for infos in (graph.input, graph.output, graph.value_info):
             for info in infos:
                 self.info(info)
@@ -132,39 +158,76 @@ class _Check:
 
     def function(self, function: onnx.FunctionProto) -> None:
         where = f"function {function.name!r}"
-        defined: set[str] = set()
+        scope = _Scope(function.node)
         for value in function.input:
-            self.define(value, defined, f"an input of {where}")
-        self.body(function.node, defined, [], where)
+            self.define(value, scope.defined, f"an input of {where}")
+        self.in_function = True
+        names = [*function.attribute, *(attribute.name for attribute in function.attribute_proto)]
+        self.distinct(names, where)
+        for attribute in function.attribute_proto:
+            if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) or attribute.ref_attr_name:
+                raise Refusal(
+                    f"{self.name}: attribute {attribute.name!r} of {where} has a graph as its default",
+                    code="graph-reference",
+                )
+        self.body([scope], where)
         for value in function.output:
-            if value not in defined:
+            if value not in scope.defined:
                 self.fail(f"nothing produces output {value!r} of {where}")
 
     def define(self, value: str, defined: set[str], what: str) -> None:
+        self.text(value, f"the name of {what}")
         if value in defined:
             self.fail(f"{value!r} is defined twice, the second time as {what}")
-        self.text(value, f"the name of {what}")
         defined.add(value)
 
-    def body(self, nodes: Sequence[onnx.NodeProto], defined: set[str], outer: list[set[str]], where: str) -> None:
-        scopes = [*outer, defined]
-        for node in nodes:
+    def body(self, scopes: list[_Scope], where: str) -> None:
+        own = scopes[-1]
+        for node in own.nodes:
+            self.texts(node, f"a text of a node of {where}")
             if node.domain in _DEFAULT_DOMAINS:
                 self.uses_default_domain = True
             for value in node.input:
-                if value and value not in defined and not any(value in scope for scope in outer):
-                    self.undefined(value, node, nodes, where)
+                # Own values first: what a later node of the same graph defines does not mean an outer value before.
+                if value and value not in own.defined:
+                    self.visible(value, node, scopes, where)
+            if node.attribute:
+                self.distinct([attribute.name for attribute in node.attribute], label(node))
+                for attribute in node.attribute:
+                    self.attribute(attribute, node)
             for graph in subgraphs(node):
                 self.graph(graph, scopes, f"a subgraph of {label(node)}")
             for value in node.output:
                 if value:
-                    self.define(value, defined, f"an output of {label(node)}")
+                    self.define(value, own.defined, f"an output of {label(node)}")
 
-    def undefined(self, value: str, user: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], where: str) -> NoReturn:
-        """Say which it is: a value that does not exist, a cycle, or nodes out of order."""
-        producer = {output: node for node in nodes for output in node.output if output}
-        if value not in producer:
+    def distinct(self, attributes: list[str], where: str) -> None:
+        for index, name in enumerate(attributes):
+            self.text(name, f"the name of an attribute of {where}")
+            if name in attributes[:index]:
+                self.fail(f"attribute {name!r} of {where} is given twice")
+
+    def attribute(self, attribute: onnx.AttributeProto, node: onnx.NodeProto) -> None:
+        if not attribute.ref_attr_name:
+            return
+        if not self.in_function:
+            self.fail(f"attribute {attribute.name!r} of {label(node)} refers to one of a function, but is in none")
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            raise Refusal(
+                f"{self.name}: attribute {attribute.name!r} of {label(node)} is a graph given to a function",
+                code="graph-reference",
+            )
+
+    def visible(self, value: str, user: onnx.NodeProto, scopes: list[_Scope], where: str) -> None:
+        """Raise unless ``value`` is defined where ``user`` stands, saying which it is: missing, a cycle, or order."""
+        for scope in reversed(scopes):
+            if value in scope.defined:
+                return
+            if value in scope.produced:
+                break
+        else:
             self.fail(f"{label(user)} uses {value!r}, which nothing produces")
+        producer = {output: node for node in scope.nodes for output in node.output if output}
         seen: set[str] = set()
         pending = [value]
         users_outputs = set(filter(None, user.output))
