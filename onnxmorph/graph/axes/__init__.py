@@ -13,7 +13,7 @@ See docs/coupled_axes.md.
 from __future__ import annotations
 
 from onnxmorph.graph.axes.analysis import CoupledAxes
-from onnxmorph.graph.axes.fills import AxisEdit, Fill, keep_zero, zero_out
+from onnxmorph.graph.axes.fills import AxisEdit, Fill, keep_zero, replicate, zero_out
 from onnxmorph.graph.axes.group import Group, GroupTable, Member, group_of, groups, groups_of, resize
 from onnxmorph.graph.axes.index_map import NEW, IndexMap
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Note, Pin
@@ -39,6 +39,7 @@ __all__ = [
     "groups",
     "groups_of",
     "keep_zero",
+    "replicate",
     "resize",
     "zero_out",
 ]

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes.group import Group, Member
+from onnxmorph.graph.axes.index_map import IndexMap
 
-__all__ = ["AxisEdit", "Fill", "keep_zero", "zero_out"]
+__all__ = ["AxisEdit", "Fill", "keep_zero", "replicate", "zero_out"]
 
 Array = NDArray[Any]
 
@@ -80,5 +82,44 @@ def zero_out(seed: int = 0) -> Fill:
         kept = edit.parent.reshape(-1)
         shape = front[edit.new].shape
         front[edit.new] = kept[random.integers(kept.size, size=shape)]
+
+    return fill
+
+
+def replicate(maps: Mapping[Group, IndexMap], seed: int = 0) -> Fill:
+    """Net2Net: what feeds a copy is copied, what reads it is split over the copies by unequal shares that add up to 1.
+
+    The fill for maps whose indices are all kept or copied; new ones (`NEW`) stay 0.
+
+    Raises:
+        Refusal: (by the fill) a tensor both feeds and reads the channels, so it cannot be copied and split at once; or
+            it is quantised, so it cannot be split.
+    """
+    random = np.random.default_rng(seed)
+    shares: dict[Group, NDArray[np.float64]] = {}
+    for group, index_map in maps.items():
+        weights = random.uniform(0.5, 1.5, size=index_map.child_size)
+        totals = np.zeros(index_map.parent_size)
+        kept = index_map.sources >= 0
+        np.add.at(totals, index_map.sources[kept], weights[kept])
+        shares[group] = np.where(kept, weights / totals[np.maximum(index_map.sources, 0)], 1.0)
+
+    def fill(edit: AxisEdit) -> None:
+        keep_zero(edit)
+        if "contracted" not in edit.roles:
+            return
+        factor = np.ones(edit.array.shape[edit.axis])
+        for group, places in edit.coordinates.items():
+            factor *= np.where(places >= 0, shares[group][np.maximum(places, 0)], 1.0)
+        if (factor == 1).all():
+            return
+        name = edit.member.value.name
+        if edit.roles - {"contracted"}:
+            raise Refusal(f"'{name}' both feeds and reads the channels, so copies cannot share it", code="tied")
+        if edit.array.dtype.kind in "iub":
+            raise Refusal(f"'{name}' is quantised and cannot be split over copies", code="quantised")
+        front = edit.front()
+        spread = factor.reshape(-1, *(1,) * (front.ndim - 1))
+        front[...] = (front.astype(np.float64) * spread).astype(front.dtype)
 
     return fill

@@ -296,24 +296,17 @@ class _Change:
         found: dict[tuple[ir.Value, tuple[ir.Node, int] | None], dict[int, Member]] = defaultdict(dict)
         for group in self.maps:
             for member in group.stored:
-                known = found[member.value, member.use].get(member.axis)
-                if known is not None:
-                    member = Member(
-                        member.value,
-                        member.axis,
-                        member.expr,
-                        known.roles | member.roles,
-                        member.placements,
-                        member.use,
-                    )
-                found[member.value, member.use][member.axis] = member
+                axes = found[member.value, member.use]
+                known = axes.get(member.axis)
+                roles = member.roles if known is None else known.roles | member.roles
+                axes[member.axis] = replace(member, roles=roles)
         out: list[_TensorEdit] = []
-        for (value, use), axes in found.items():
+        for (value, use), by_axis in found.items():
             tensor = stored(value)
             if tensor is None:
                 continue
             array: Array = tensor.numpy()
-            ordered = sorted(axes.values(), key=lambda member: ("contracted" in member.roles, member.axis))
+            ordered = sorted(by_axis.values(), key=lambda member: ("contracted" in member.roles, member.axis))
             for member in ordered:
                 array = self._gather(member, array, fill)
             out.append(_TensorEdit(value, use, np.ascontiguousarray(array)))
