@@ -414,6 +414,11 @@ class _Verification:
         for kind, compared in (("inner value", certificate.inner), ("output", certificate.outputs)):
             certificate.failures += [_failure(leaf, kind) for leaf in compared if leaf.status == "differs"]
         if certificate.failures:
+            if not any(leaf.status == "differs" for leaf in certificate.outputs) and certificate.inputs:
+                certificate.failures.append(
+                    "all outputs agree, so either they hide this fault or the child reuses a name for another value; "
+                    "in the second case compare outputs alone"
+                )
             return
         if not certificate.inputs:
             raise RuntimeFailure(

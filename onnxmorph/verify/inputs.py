@@ -167,7 +167,7 @@ class InputPlan:
     # -- sizes ---------------------------------------------------------------------------------------------------------
 
     def find_sizes(
-        self, runs: Callable[[Feeds], None], *, most: int = 4, out_of_time: Callable[[], bool] = lambda: False
+        self, runs: Callable[[Feeds], None], *, most: int = 5, out_of_time: Callable[[], bool] = lambda: False
     ) -> list[Assignment]:
         """Sizes of the symbols at which the parent runs, several for each symbol where it can.
 
@@ -255,19 +255,19 @@ class InputPlan:
                 total = {s: base[s] + length - base[past[0]] for s in free if "total" in s.lower()}
                 variants.append(base | dict.fromkeys(past, length) | total)
         if batches:
-            for count in (3, 1):
+            # A table is only walked through by many ids.
+            for count in (16, 3, 1) if any(spec.kind() == "ids" for spec in self.specs) else (3, 1):
                 variants.append(base | dict.fromkeys(batches, count))
         mixed: list[Assignment] = []
-        for other in others:
+        for place, other in enumerate(others):
             if free:
                 mixed.append(base | dict.fromkeys(free, other) | dict.fromkeys(batches, 1))
             if len(free) > 1:
-                for symbol in free:
-                    mixed.append(base | {symbol: other})
-        if not mixed:
-            return variants
-        # One batch variant costs little and is nearly always possible; sizes matter more.
-        return mixed[:2] + variants[:2] + mixed[2:] + variants[2:]
+                mixed.append(
+                    base | {symbol: others[(place + shift) % len(others)] for shift, symbol in enumerate(free)}
+                )
+        # Sizes matter more than batches, of which one costs little and is nearly always possible.
+        return mixed[:2] + variants[:1] + mixed[2:4] + variants[1:] + mixed[4:]
 
     def _is_batch(self, symbol: str) -> bool:
         name = symbol.lower()
