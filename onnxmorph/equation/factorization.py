@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmorph.equation.kernels import compose_pair, grouped, inner_offset
+from onnxmorph.equation.kernels import compose_pair, grouped, window
 from onnxmorph.equation.precision import Array, unit_roundoff
 
-__all__ = ["Factorization"]
+__all__ = ["Factorization", "occupancy", "scale_ratio"]
 
 # Columns of the parent that a residual is measured on when all of them would cost too much.
 PROBES = 16
@@ -137,10 +138,9 @@ def measure(
     """
     groups, outputs, inputs = parent.shape[:3]
     taps = parent.shape[3:]
-    window = tuple(slice(start, start + length) for start, length in zip(offset, taps, strict=True))
     work = sum(
         math.prod(left.shape) * math.prod(right.shape[3:]) * right.shape[1]
-        for left, right in zip(factors, factors[1:], strict=False)
+        for left, right in itertools.pairwise(factors)
     )
     probed = inputs > 2 * PROBES and (work > PROBE_ABOVE if probes is None else probes)
     error = np.zeros((groups, outputs))
@@ -160,7 +160,7 @@ def measure(
         whole = first.astype(np.float64)
         for factor in factors[1:]:
             whole = compose_pair(whole, factor)
-        whole[(..., *window)] -= target
+        whole[window(offset, taps)] -= target
         axes = tuple(range(2, whole.ndim))
         error += np.square(whole).sum(axis=axes)
         size += np.square(target).sum(axis=axes)
@@ -222,6 +222,3 @@ def diagnose(
         scale_ratio(factor, None if fan_ins is None else fan_ins[index]) for index, factor in enumerate(factors)
     )
     return residual, worst, probed, tuple(occupancy(factor) for factor in factors), ratios, noise
-
-
-__all__ += ["inner_offset"]

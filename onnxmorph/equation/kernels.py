@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +83,13 @@ def embed(kernel: Array, size: Sequence[int], offset: Sequence[int] | None = Non
     if tuple(size) == taps:
         return kernel
     grown = np.zeros((*kernel.shape[:2], *size), dtype=kernel.dtype)
-    grown[(..., *(slice(start, start + length) for start, length in zip(places, taps, strict=True)))] = kernel
+    grown[window(places, taps)] = kernel
     return grown
+
+
+def window(start: Sequence[int], length: Sequence[int]) -> tuple[Any, ...]:
+    """Index of a block of taps: everything on the other axes, ``length`` taps from ``start`` on the last ones."""
+    return (..., *(slice(s, s + n) for s, n in zip(start, length, strict=True)))
 
 
 def taps_of(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -139,17 +145,17 @@ def compose_pair(first: Array, second: Array) -> Array:
     if many2 <= many1:
         flat = first.reshape(groups, width, inputs * many1)
         for tap in taps_of(taps2):
-            window = whole[(..., *(slice(start, start + length) for start, length in zip(tap, taps1, strict=True)))]
+            part = whole[window(tap, taps1)]
             product = np.ascontiguousarray(second[(slice(None),) * 3 + tap]) @ flat
-            window += product.reshape(groups, outputs, inputs, *taps1)
+            part += product.reshape(groups, outputs, inputs, *taps1)
         return whole
     rows = np.moveaxis(second, 2, -1).reshape(groups, outputs * many2, width)
     for tap in taps_of(taps1):
-        window = whole[(..., *(slice(start, start + length) for start, length in zip(tap, taps2, strict=True)))]
+        part = whole[window(tap, taps2)]
         product = (rows @ np.ascontiguousarray(first[(slice(None),) * 3 + tap])).reshape(
             groups, outputs, *taps2, inputs
         )
-        window += np.moveaxis(product, -1, 2)
+        part += np.moveaxis(product, -1, 2)
     return whole
 
 
@@ -180,8 +186,11 @@ def identity_kernel(
     groups: int = 1,
     dtype: npt.DTypeLike = np.float32,
     tap: Sequence[int] | None = None,
-) -> tuple[Array, tuple[tuple[int, int], ...]]:
-    """The kernel that passes every channel on, and the padding that makes it do so (Net2DeeperNet, N2N section 2.3).
+) -> Array:
+    """The kernel that passes every channel on (Net2DeeperNet, N2N section 2.3).
+
+    The padding that makes the layer an identity is ``tap`` before and ``K - 1 - tap`` after on every axis, in taps (times
+    the dilation in pixels).
 
     Args:
         channels: channels in and out.
@@ -192,8 +201,7 @@ def identity_kernel(
             the earlier of the two middle taps of an even one.
 
     Returns:
-        The kernel ``(channels, channels / groups, *kernel)``, and per axis ``(begin, end)`` pads in taps (times the
-        dilation in pixels): ``tap`` before and ``K - 1 - tap`` after.
+        ``(channels, channels / groups, *kernel)``.
 
     Raises:
         Refusal: channels not divisible by groups, or a tap outside the kernel.
@@ -206,8 +214,9 @@ def identity_kernel(
     per_group = channels // groups
     array = np.zeros((channels, per_group, *kernel), dtype=float_type(dtype))
     outputs = np.arange(channels)
-    array[(outputs, outputs % per_group, *place)] = 1
-    return array, tuple((t, size - 1 - t) for t, size in zip(place, kernel, strict=True))
+    index: Any = (outputs, outputs % per_group, *place)
+    array[index] = 1
+    return array
 
 
 def outer_bias(second: Array, inner: Array, bias: Array | None, groups: int = 1) -> Array:
@@ -226,4 +235,4 @@ def outer_bias(second: Array, inner: Array, bias: Array | None, groups: int = 1)
     taps = grouped(second, groups).astype(np.float64)
     taps = taps.reshape(*taps.shape[:3], -1).sum(axis=-1)
     shift = np.einsum("gjl,gl->gj", taps, inner.astype(np.float64).reshape(groups, -1)).reshape(-1)
-    return -shift if bias is None else bias.astype(np.float64) - shift
+    return np.asarray(-shift if bias is None else bias.astype(np.float64) - shift)

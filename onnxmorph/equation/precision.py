@@ -29,7 +29,8 @@ def float_type(dtype: npt.DTypeLike) -> np.dtype[Any]:
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        kind: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return kind
     kind = np.dtype(dtype)
     if kind.name not in _SIGNIFICANT_BITS:
         raise Refusal(f"weights of type {kind.name} cannot be factorised; float types only", code="not-float")
@@ -50,4 +51,4 @@ def round_bits(x: Array, bits: int) -> Array:
     """``x`` (float64) with ``bits`` significant bits each; the product of a ``p``-bit and a ``q``-bit number is exact
     in any type of ``p + q`` bits. Never turns a non-zero into a zero."""
     mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+    return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits))

@@ -21,8 +21,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from onnxmorph.equation.factorization import Factorization, diagnose, is_exact
-from onnxmorph.equation.kernels import extent, grouped, inner_offset, ungrouped
+from onnxmorph.equation.alternating import alternating_bytes, has_unknowns, one_half_step, solve_alternating
+from onnxmorph.equation.factorization import Factorization, diagnose, is_exact, occupancy, scale_ratio
+from onnxmorph.equation.kernels import embed, extent, grouped, inner_offset, ungrouped
 from onnxmorph.equation.precision import Array, float_type
 from onnxmorph.equation.structured import share_free, solve_structured, structured_bytes
 from onnxmorph.equation.tilings import Tiling, tilings
@@ -280,14 +281,31 @@ def solve_scaled(
     hidden = width // groups
     reasons: list[str] = []
     best: Factorization | None = None
-    if method in {"auto", "structured"}:
-        for form, rank in _choose(problem, hidden, whole)[:1]:
-            needed = _form_bytes(problem, form, hidden, kind.itemsize, rank)
-            if needed > memory_limit:
-                reasons.append(_too_much(needed, memory_limit))
-                continue
-            found = _closed_form(problem, form, rank, whole, hidden, kind, generator, fan_in_factor, needed)
-            if best is None or (found.exact, found.dense) > (best.exact, best.dense):
+    if method == "practical":
+        return _practical(kernel, problem, width, kind, generator, memory_limit, fan_in_factor)
+    structured = _choose(problem, hidden, whole)[0]
+    if method != "alternating":
+        form, rank = structured
+        needed = _form_bytes(problem, form, hidden, kind.itemsize, rank)
+        if needed > memory_limit:
+            reasons.append(_too_much(needed, memory_limit))
+        else:
+            best = _closed_form(problem, form, rank, whole, hidden, kind, generator, fan_in_factor, needed)
+            if best.exact and not best.dense and rank is None:
+                best = _denser(best, problem, form, whole, hidden, kind, generator, fan_in_factor, memory_limit)
+    asked = method == "alternating"
+    starved = best is None or not best.exact or (best.method == "practical" and not best.dense)
+    if asked or (method == "auto" and starved and np.any(kernel)):
+        sizes = (problem.outputs, problem.inputs, hidden, problem.first, problem.second)
+        enough = has_unknowns(*sizes) if best is None or not best.exact else one_half_step(*sizes)
+        needed = alternating_bytes(problem.shape, groups, hidden, problem.first, problem.second)
+        if not asked and not enough:
+            reasons.append("Algorithm 1 has too few unknowns at this width")
+        elif needed > memory_limit:
+            reasons.append(_too_much(needed, memory_limit))
+        else:
+            found = _by_turns(problem, whole, hidden, kind, generator, fan_in_factor, needed)
+            if best is None or _merit(found) > _merit(best):
                 best = found
     if best is None:
         raise Refusal(reasons[0] if reasons else "no form suits", way_out="raise the limit", code="memory")
@@ -296,6 +314,53 @@ def solve_scaled(
     enough = least_width(kernel, kernels, groups, offset=problem.offset)
     why = f"{best.why}; a width of {enough} is exact for any weights of this shape" if enough > width else best.why
     return replace(best, least_width=enough, why=why)
+
+
+def _practical(
+    kernel: Array,
+    problem: _Problem,
+    width: int,
+    kind: np.dtype[Any],
+    rng: np.random.Generator,
+    memory_limit: int,
+    fan_in_factor: int,
+) -> Factorization:
+    """Algorithm 2 of NM: shrinks K2 by 2, centred, until a solution is exact, and pads it back with zeros."""
+    second, place = problem.second, problem.offset
+    while True:
+        kernels = (problem.first, second)
+        hidden = width // problem.groups
+        half = one_half_step(problem.outputs, problem.inputs, hidden, problem.first, second)
+        found = solve_scaled(
+            kernel,
+            width,
+            kernels,
+            problem.groups,
+            dtype=kind,
+            rng=rng,
+            offset=place,
+            method="alternating" if half and max(second, default=1) > 1 else "structured",
+            memory_limit=memory_limit,
+            fan_in_factor=fan_in_factor,
+        )
+        smaller = tuple(max(k - 2, 2 - k % 2) for k in second)
+        moved = tuple(o - (k - s) // 2 for o, k, s in zip(place, second, smaller, strict=True))
+        room = (k + s - 1 - o for k, s, o in zip(problem.first, smaller, moved, strict=True))
+        fits = all(o >= 0 for o in moved) and all(r >= k for r, k in zip(room, problem.shape[2:], strict=True))
+        if found.exact or smaller == second or not fits:
+            break
+        second, place = smaller, moved
+    padded = embed(found.factors[1], problem.second)
+    shares = (found.occupancy[0], occupancy(padded))
+    ratios = (found.scale_ratio[0], scale_ratio(padded, math.prod(padded.shape[1:]) * fan_in_factor))
+    why = f"{found.why}; second kernel shrunk from {problem.second} to {second} and padded back"
+    return replace(
+        found, factors=(found.factors[0], padded), method="practical", occupancy=shares, scale_ratio=ratios, why=why
+    )
+
+
+def _merit(found: Factorization) -> tuple[bool, bool, float]:
+    return (found.exact, found.dense, -found.residual)
 
 
 def check_finite(kernel: Array) -> None:
@@ -333,13 +398,12 @@ def _closed_form(
         he_fixed=he_second if form.fix_second else he_first,
         he_solved=he_first if form.fix_second else he_second,
         rank=rank,
-        scale_columns=not form.fix_second,
+        swapped=not form.fix_second,
     )
     if form.fix_second:
         first, second = solution.solved, solution.fixed
     else:
-        first = np.ascontiguousarray(solution.fixed.swapaxes(1, 2))
-        second = np.ascontiguousarray(solution.solved.swapaxes(1, 2))
+        first, second = solution.fixed.swapaxes(1, 2), solution.solved.swapaxes(1, 2)
     factors = (ungrouped(first), ungrouped(second))
     if rank is not None:
         name = "low-rank"
@@ -362,6 +426,65 @@ def _closed_form(
         why=why,
         needed=needed,
         fan_in_factor=fan_in_factor,
+    )
+
+
+def _denser(
+    found: Factorization,
+    problem: _Problem,
+    form: _Form,
+    whole: Array,
+    hidden: int,
+    kind: np.dtype[Any],
+    rng: np.random.Generator,
+    fan_in_factor: int,
+    memory_limit: int,
+) -> Factorization:
+    """Where too few channels are left to fill every tap: a parent of lower rank may leave more of them."""
+    needed = _form_bytes(problem, form, hidden, kind.itemsize, hidden)
+    if needed > memory_limit or form.bound > 1024:
+        return found
+    matrix = form.tiling.matrix(whole if form.fix_second else whole.swapaxes(1, 2))
+    values = np.linalg.svd(matrix, compute_uv=False)
+    rank = int((values > 2.0**-30 * values.max(initial=0.0)).sum(axis=1).max(initial=1))
+    if rank >= form.core or not form.fills(hidden, max(1, rank)):
+        return found
+    other = _closed_form(problem, form, max(1, rank), whole, hidden, kind, rng, fan_in_factor, needed)
+    return other if other.exact and other.dense else found
+
+
+def _by_turns(
+    problem: _Problem,
+    whole: Array,
+    hidden: int,
+    kind: np.dtype[Any],
+    rng: np.random.Generator,
+    fan_in_factor: int,
+    needed: int,
+) -> Factorization:
+    solution = solve_alternating(
+        whole,
+        hidden,
+        problem.first,
+        problem.second,
+        problem.offset,
+        kind,
+        rng,
+        he_first=2.0 * hidden,
+        he_second=2.0 * problem.outputs / fan_in_factor,
+    )
+    return judged(
+        (ungrouped(solution.first), ungrouped(solution.second)),
+        whole,
+        problem,
+        kind,
+        rng,
+        solution.residual_before_rounding,
+        method="alternating",
+        why=f"both factors random, then {solution.iterations} least-squares half-steps",
+        needed=needed,
+        fan_in_factor=fan_in_factor,
+        iterations=solution.iterations,
     )
 
 

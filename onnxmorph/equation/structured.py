@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from onnxmorph.equation.factorization import PROBES, channel_energy, combine, measure
+from onnxmorph.equation.kernels import extent
 from onnxmorph.equation.mixing import DENSE_UP_TO, DenseMix, KroneckerMix, kronecker_sizes, random_mix
 from onnxmorph.equation.precision import Array, round_bits, significant_bits
 from onnxmorph.equation.scales import balance
@@ -62,18 +63,24 @@ def structured_bytes(groups: int, outer: int, inner: int, width: int, tiling: Ti
     """
     fixed = groups * outer * width * math.prod(tiling.fixed_taps) * itemsize
     solved = groups * width * inner * math.prod(tiling.solved_taps) * itemsize
-    factors = 2 * fixed + solved if math.prod(tiling.fixed_taps) > 1 else fixed + solved
+    factors = 2 * fixed + solved  # the fixed one is laid out anew once it is complete
     mix = 5 * groups * width * width * 8
     if _is_kronecker(width):
         mix = 4 * groups * width * 64 * 8
     matrix = groups * outer * tiling.rows * inner * tiling.columns * 8
-    block = groups * width * 8 * max(math.prod(tiling.solved_taps), tiling.rows) * max(inner, outer, 2 * PROBES)
-    smallest = groups * width * 8 * max(math.prod(tiling.solved_taps), tiling.rows)
-    probed = (
-        4 * groups * (width + outer) * 2 * PROBES * 8 * (math.prod(tiling.solved_taps) * math.prod(tiling.fixed_taps))
-    )
-    blocks = 8 * max(smallest, min(BLOCK_BYTES, block))
-    return int(factors + mix + blocks + probed + (5 * matrix if rank else 0)) + (1 << 20)
+    many_fixed, many_solved = math.prod(tiling.fixed_taps), math.prod(tiling.solved_taps)
+    many = math.prod(extent((tiling.fixed_taps, tiling.solved_taps)))
+    # Blocks of the right-hand side, its answer and what multiplies it; at least one column however large it is.
+    column = groups * width * 8 * max(many_solved, tiling.rows)
+    blocks = 8 * max(column, min(BLOCK_BYTES, column * inner))
+    # The residual before rounding, on probes, and after, in blocks of inputs; factors in float64, a part at a time.
+    probes = min(inner, 2 * PROBES)
+    before = groups * probes * 8 * (3 * width * many_solved + 4 * outer * many)
+    per_input = groups * max(outer, inner, width) * many * 8 * 4
+    after = max(per_input, min(1 << 26, per_input * max(outer, inner)))
+    parts = 8 * groups * width * (min(outer * many_fixed, 1 << 22) + min(inner * many_solved, 1 << 22))
+    parts = min(parts, 4 * 8 * (1 << 22)) if groups * width < 1 << 22 else parts
+    return int(factors + mix + blocks + max(before, after) + parts + (5 * matrix if rank else 0)) + (1 << 20)
 
 
 def solve_structured(
@@ -87,7 +94,7 @@ def solve_structured(
     he_fixed: float,
     he_solved: float,
     rank: int | None = None,
-    scale_columns: bool = False,
+    swapped: bool = False,
 ) -> StructuredSolution:
     """Solves for one orientation; the caller swaps channels where the first factor is the fixed one.
 
@@ -101,8 +108,9 @@ def solve_structured(
         he_fixed: sum of squares He's std would give the fixed factor, per group.
         he_solved: the same for the solved factor.
         rank: keep this many singular directions of ``M`` instead of all its rows (exact where ``M`` has no more).
-        scale_columns: null-space channels follow the column norms of the parent (its outputs, when the first factor is
-            the fixed one), which keeps the accuracy of each output channel relative to its own scale.
+        swapped: the fixed factor is the first one, so ``b`` counts output channels: results are laid out in memory for
+            the caller to swap their channels without a copy, and null-space channels follow the norms of the outputs,
+            which keeps the accuracy of each relative to its own scale.
     """
     groups, outer, inner = parent.shape[:3]
     bits = significant_bits(dtype)
@@ -110,9 +118,9 @@ def solve_structured(
     many_fixed, many_solved = math.prod(tiling.fixed_taps), math.prod(tiling.solved_taps)
     energy = channel_energy(parent, 1)
     norm = float(energy.sum()) / groups
-    channel_scale = _powers_of_two(energy, bits)
+    channel_scale = powers_of_two(energy, bits)
     row_energy = _row_energy(parent, tiling) if tiling.rows > 1 else energy
-    row_scale = _powers_of_two(row_energy, bits)
+    row_scale = powers_of_two(row_energy, bits)
 
     left = right = None
     if rank is None:
@@ -152,12 +160,15 @@ def solve_structured(
     if isinstance(mix, DenseMix):
         mix.settle()
 
-    solved = np.empty((groups, width, inner, many_solved), dtype=dtype)
+    if swapped:
+        solved = np.empty((groups, inner, width, many_solved), dtype=dtype).swapaxes(1, 2)
+    else:
+        solved = np.empty((groups, width, inner, many_solved), dtype=dtype)
     exact_columns = inner <= 2 * PROBES
     probe = np.eye(inner) if exact_columns else rng.standard_normal((inner, PROBES))
     probed = np.zeros((groups, width, probe.shape[1], many_solved))
     used = tiling.solved_flat()
-    column_scale = _powers_of_two(channel_energy(parent, 2), bits) if scale_columns else np.ones((groups, inner))
+    column_scale = powers_of_two(channel_energy(parent, 2), bits) if swapped else np.ones((groups, inner))
     filler = scales.filler / math.sqrt(inner * many_solved)
     live = core_rows + null_channels
     step = max(1, BLOCK_BYTES // (8 * groups * width * many_solved))
@@ -176,8 +187,11 @@ def solve_structured(
         answer = mix.undo(rhs.reshape(groups, live, -1)).reshape(groups, width, stop - start, many_solved)
         solved[:, :, start:stop] = answer
         probed += np.einsum("gnbt,bp->gnpt", answer, probe[start:stop], optimize=True)
-    fixed = _taps_last(fixed, tiling.fixed_taps)
-    solved = solved.reshape(groups, width, inner, *tiling.solved_taps)
+    fixed = _laid_out(fixed, tiling.fixed_taps, swapped)
+    if swapped:
+        solved = solved.swapaxes(1, 2).reshape(groups, inner, width, *tiling.solved_taps).swapaxes(1, 2)
+    else:
+        solved = solved.reshape(groups, width, inner, *tiling.solved_taps)
     combined = parent if exact_columns else combine(parent, probe)
     before, _, _ = measure(
         [probed.reshape(groups, width, probe.shape[1], *tiling.solved_taps), fixed], combined, offset, rng, probes=False
@@ -207,15 +221,18 @@ def _is_kronecker(width: int) -> bool:
     return width > DENSE_UP_TO and kronecker_sizes(width) is not None
 
 
-def _taps_last(fixed: Array, taps: tuple[int, ...]) -> Array:
-    """``(g, a, taps, n)`` to ``(g, a, n, *taps)``; a view where there is one tap."""
+def _laid_out(fixed: Array, taps: tuple[int, ...], swapped: bool) -> Array:
+    """``(g, a, taps, n)`` to ``(g, a, n, *taps)``, in memory ``(g, n, a, *taps)`` where ``swapped``."""
     groups, outer, many, width = fixed.shape
+    if swapped:
+        layout = np.ascontiguousarray(fixed.transpose(0, 3, 1, 2))
+        return layout.reshape(groups, width, outer, *taps).swapaxes(1, 2)
     if many == 1:
         return fixed.reshape(groups, outer, width, *taps)
     return np.ascontiguousarray(fixed.transpose(0, 1, 3, 2)).reshape(groups, outer, width, *taps)
 
 
-def _powers_of_two(energy: Array, bits: int) -> Array:
+def powers_of_two(energy: Array, bits: int) -> Array:
     """Norms over their root mean square, as powers of two: scaling by them and back is exact in every type."""
     mean = float(energy.mean()) if energy.size else 0.0
     if mean == 0:
