@@ -23,11 +23,10 @@ _FRAMEWORK_ENDING = re.compile(r"(?i)(?:[._/](?:w_0|b_0|w|b|readvariableop|read|
 _COUNTERS = (
     re.compile(r"(?i)^.*onnx::.*$"),
     re.compile(r"(?i)^(?:.*[/_.])?constant(?:_\d+)?(?:_output_\d+)?$"),
-    re.compile(r"(?i)^[a-z]{0,2}_*\d*$"),
+    re.compile(r"(?i)^[a-z]?_*\d*$"),
     re.compile(
         r"(?i)^(?:val|value|tensor|tmp|const|const_fold_opt|initializer|param|weight|bias|node|arg|slice|getitem|"
-        r"transpose|reshape|unsqueeze|squeeze|cast|identity|shape|permute|view|linear|conv\dd|conv|matmul|gemm|add|"
-        r"addmm|mm|bmm|t)?s?(?:_+\d+)*$"
+        r"transpose|reshape|unsqueeze|squeeze|cast|identity|shape|permute|view|t)?s?(?:_+\d+)*$"
     ),
 )
 _OPERATOR = re.compile(

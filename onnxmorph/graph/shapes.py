@@ -83,7 +83,10 @@ class Shapes:
         return shapes
 
     def shape(self, value: ir.Value) -> Dims | None:
-        """Sizes; a name for a symbolic size, ``None`` for a size nobody knows. ``None`` as a whole: rank unknown."""
+        """Sizes; a name for a symbolic size, ``None`` for a size nobody knows. ``None`` as a whole: rank unknown.
+
+        Equal names are equal sizes. Names beginning with ``unk__`` are inference's own, for sizes it could not tell.
+        """
         known = self._shapes.get(value)
         if known is None and value not in self._shapes:
             tensor = stored(value)
@@ -504,11 +507,11 @@ class _Inference:
         for inner in self._functions.values():
             if inner is not function:
                 self._function_proto(proto.functions.add(), inner)
-        self._run(proto)
+        self._run(proto, f".{function.domain}::{function.name}")
 
     # Running
 
-    def _run(self, proto: Any) -> None:
+    def _run(self, proto: Any, suffix: str = "") -> None:
         from onnx import shape_inference
 
         try:
@@ -517,23 +520,24 @@ class _Inference:
             # The library raises what its C++ threw; the declared shapes are still there to fall back on.
             self.failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             inferred = proto
-        self._read(inferred.graph)
+        self._read(inferred.graph, suffix)
 
-    def _read(self, graph: Any) -> None:
+    def _read(self, graph: Any, suffix: str) -> None:
+        """Take the results; `suffix` keeps apart the symbols that two runs made up."""
         for tensor in graph.initializer:
             self._types[tensor.name] = (tuple(tensor.dims), ir.DataType(tensor.data_type))
         for infos in (graph.input, graph.value_info, graph.output):
             for info in infos:
-                self._types[info.name] = _type_of(info)
+                self._types[info.name] = _type_of(info, suffix)
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.HasField("g"):
-                    self._read(attribute.g)
+                    self._read(attribute.g, suffix)
                 for body in attribute.graphs:
-                    self._read(body)
+                    self._read(body, suffix)
 
 
-def _type_of(info: Any) -> tuple[Dims | None, ir.DataType | None]:
+def _type_of(info: Any, suffix: str) -> tuple[Dims | None, ir.DataType | None]:
     if info.type.WhichOneof("value") != "tensor_type":
         return None, None
     tensor = info.type.tensor_type
@@ -546,7 +550,8 @@ def _type_of(info: Any) -> tuple[Dims | None, ir.DataType | None]:
         if which == "dim_value":
             dims.append(dimension.dim_value if dimension.dim_value >= 0 else None)
         else:
-            dims.append(dimension.dim_param or None if which else None)
+            symbol = dimension.dim_param if which else ""
+            dims.append(symbol + suffix if symbol.startswith("unk__") else symbol or None)
     return tuple(dims), dtype
 
 
