@@ -10,10 +10,20 @@ from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.activate import ActivatePlan, plan_activate, why_not_activate
 from onnxmorph.morphs.deepen import DeepenPlan, plan_deepen, why_not_deepen
 from onnxmorph.morphs.kernel import KernelPlan, plan_kernel, why_not_kernel
+from onnxmorph.morphs.skip import SkipPlan, plan_skip
 from onnxmorph.morphs.subnet import SubnetPlan, plan_subnet, why_not_subnet
 from onnxmorph.plan import Plan
 
-__all__ = ["MORPHS", "PLANNERS", "plan_activate", "plan_deepen", "plan_from_record", "plan_kernel", "plan_subnet"]
+__all__ = [
+    "MORPHS",
+    "PLANNERS",
+    "plan_activate",
+    "plan_deepen",
+    "plan_from_record",
+    "plan_kernel",
+    "plan_skip",
+    "plan_subnet",
+]
 
 MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {
     "deepen": why_not_deepen,
@@ -35,6 +45,7 @@ _PLANS: Mapping[str, Callable[[Mapping[str, Any]], Plan]] = {
     "deepen": DeepenPlan.from_options,
     "kernel": KernelPlan.from_options,
     "subnet": SubnetPlan.from_options,
+    "skip": SkipPlan.from_options,
     "activate": ActivatePlan.from_options,
 }
 

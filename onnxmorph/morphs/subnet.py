@@ -1,8 +1,8 @@
 """Subnets: one linear layer becomes a small network of several, written in NM's notation (NM section 3.5, eq. 19-20).
 
 A *sequential* subnet is a chain of factors whose composition is the layer's kernel, zero-padded to their extent. A
-*stacked* one splits the kernel into a sum and makes each part a chain of its own; the outputs add up. What stands between
-two factors is a plain activation where its odd part is linear (mirrored channels), else a parametric one at a = 1.
+*stacked* one splits the kernel into a sum and makes each part a chain of its own; the outputs add up. Between
+two factors stands a plain activation where its odd part is linear (mirrored channels), else a parametric one at a = 1.
 """
 
 from __future__ import annotations
