@@ -422,6 +422,60 @@ def test_parametric_form_of_a_spelled_activation_keeps_its_bits(place: int) -> N
         assert_near(at_0, y.astype(float), 2e-6, name)
 
 
+UNARY = ["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Exp", "Softplus", "Identity", "Erf", "HardSigmoid", "Elu"]
+BINARY = ["Add", "Sub", "Mul", "Div", "Max", "Min"]
+NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.0, 3.0, 6.0, 1 / 6, 0.1, 1e-5, 1.702, SQRT2, 0.7978845608, 100.0]
+DENSE = (
+    np.concatenate([np.linspace(-12, 12, 4801), [-100.5, -77.0, 77.0, 100.5, 6.0, -6.0]])
+    .astype(np.float32)
+    .reshape(-1, 1)
+)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> tuple[list[str], dict[str, object]]:
+    """A few elementwise nodes on x, earlier results and numbers."""
+    lines: list[str] = []
+    constants: dict[str, object] = {}
+    values = ["x"]
+    count = draw(st.integers(1, 6))
+    for place in range(count):
+        name = "y" if place == count - 1 else f"v{place}"
+        if draw(st.booleans()):
+            lines.append(f"{name} = {draw(st.sampled_from(UNARY))}({values[-1]})")
+        else:
+            constant = f"c{place}"
+            constants[constant] = draw(st.sampled_from(NUMBERS))
+            other = draw(st.sampled_from([*values, constant, constant]))
+            pair = draw(st.permutations([values[-1], other]))
+            lines.append(f"{name} = {draw(st.sampled_from(BINARY))}({', '.join(pair)})")
+        values.append(name)
+    used = {part.strip() for line in lines for part in line.partition("(")[2].rstrip(")").split(",")}
+    return lines, {name: value for name, value in constants.items() if name in used}
+
+
+@settings(max_examples=80, deadline=None)
+@given(programs())
+def test_what_is_recognised_in_any_elementwise_program_is_what_runs(
+    program: tuple[list[str], dict[str, object]],
+) -> None:
+    lines, constants = program
+    model = ir.from_proto(spelled(lines, constants, shape=["N", 1]))
+    found = recognise(model.graph.inputs[0])
+    if found is None or found.output is None:
+        return
+    if not found.output.is_graph_output():
+        add_output(model, found.output)
+    outputs = [value.name for value in model.graph.outputs]
+    y = run(model, DENSE)[outputs.index(found.output.name)].astype(np.float64)
+    exact = found(DENSE)
+    # Rounding in float32 grows with what the program subtracts and divides; a wrong kind is off by far more.
+    finite = np.isfinite(y)
+    assert finite[np.abs(DENSE) < 50].all()
+    size = np.maximum(np.abs(exact), max(1e-30, float(np.max(np.abs(exact[np.abs(DENSE) < 8])))))
+    assert (np.abs(y - exact)[finite] <= 2e-4 * size[finite]).all(), (lines, constants, found)
+
+
 CHANNEL = np.array([0.1, 0.0, -0.4], dtype=np.float32)
 
 

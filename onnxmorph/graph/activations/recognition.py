@@ -101,7 +101,7 @@ def _of_one_node(region: Region) -> Activation | None:
             # Opset 6 writes the bounds as the largest float32 where there is none.
             bound = attribute(node, key, default) if given is None else float(region.constants[given].reshape(()))
             bounds[key] = default if abs(bound) >= _largest(region.input) else bound
-        return None if bounds["min"] > bounds["max"] else canonical("Clip", bounds)
+        return None if bounds["min"] >= bounds["max"] else canonical("Clip", bounds)
     if name == "Gelu":
         tanh = text_attribute(node, "approximate", "none") == "tanh"
         return Activation("GeluTanh" if tanh else "Gelu")
@@ -207,10 +207,12 @@ def _error(points: Array, computed: Array, activation: Activation) -> float:
     Far from 0 a spelled-out form may overflow where the function does not (``log(1 + exp(x))``); beyond 80, where that
     begins, what is not finite is left out, and nothing else is.
     """
+    usual = float(np.max(np.abs(computed[np.abs(points) <= 8.0])))
+    if not math.isfinite(usual):
+        return math.inf
     with np.errstate(all="ignore"):
         exact = activation(points)
-        usual = float(np.max(np.abs(computed[np.abs(points) <= 8.0])))
-        scale = np.maximum(np.abs(exact), max(usual, 1e-30) if math.isfinite(usual) else 1e-30)
+        scale = np.maximum(np.abs(exact), max(usual, 1e-30))
         distance = np.abs(computed - exact) / scale
     overflow = ~np.isfinite(computed) & (np.abs(points) > 80.0)
     distance[overflow | (computed == exact)] = 0.0
@@ -239,7 +241,7 @@ def _candidates(function: Callable[[float], float], numbers: Sequence[float]) ->
     if math.isfinite(at_minus_1):
         yield "LeakyRelu", {"alpha": _snap(-at_minus_1, numbers)}
     bounds = {"min": -math.inf if low <= -_FAR / 2 else low, "max": math.inf if high >= _FAR / 2 else high}
-    if bounds["min"] <= bounds["max"]:
+    if bounds["min"] < bounds["max"] and low < _FAR / 2 and high > -_FAR / 2:
         yield "Clip", bounds
     if math.isfinite(low) and low < 0.0:
         yield "Elu", {"alpha": _snap(-low, numbers)}
@@ -251,7 +253,7 @@ def _candidates(function: Callable[[float], float], numbers: Sequence[float]) ->
         slope = (function(step) - function(-step)) / (2.0 * step)
         if slope > 0.0:
             yield "HardSigmoid", {"alpha": _snap(slope, numbers), "beta": _snap(at_0, numbers)}
-    if at_0 > 0.0:
+    if 0.0 < at_0 < 1e3:
         yield "Softplus", {"beta": _snap(math.log(2.0) / at_0, numbers)}
     if 0.0 < at_1 < 1.0 and at_1 != 0.5:  # at a half, alpha would be 0 and the function a line
         yield "QuickGelu", {"alpha": _snap(math.log(at_1 / (1.0 - at_1)), numbers)}
