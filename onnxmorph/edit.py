@@ -40,6 +40,9 @@ __all__ = [
 
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
+_QUANTIZATION = "quant_parameter_tensor_names"
+"""Where onnx-ir keeps a value's quantization annotation, which belongs to the name."""
+
 _TYPE_NAMES = {"FLOAT": "float", "DOUBLE": "double", "FLOAT16": "float16", "BFLOAT16": "bfloat16"}
 
 _KINDS = {
@@ -504,6 +507,8 @@ def take_name(model: ir.Model, new: ir.Value, old: ir.Value, *, old_name: str | 
         new.shape = old.shape.copy()
     if old.doc_string:
         new.doc_string, old.doc_string = old.doc_string, None
+    if _QUANTIZATION in old.meta:
+        new.meta[_QUANTIZATION] = old.meta.pop(_QUANTIZATION)
     if old.metadata_props:
         new.metadata_props.update(old.metadata_props)
         old.metadata_props.clear()
