@@ -29,6 +29,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -52,6 +53,9 @@ OUTCOMES = ("done", "refused", "wrong", "crash", "unverifiable", "late")
 FLOATS = frozenset(("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"))
 NOT_CONSTANT = frozenset(("unsupported-op", "weight-not-constant", "weight-is-function-input", "weight-overridable"))
 """Codes of layers that hold no constant float weight, or are no linear layer: they do not count in the share done."""
+
+WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
+"""What is started for each batch of models: this script, which then reads its settings from stdin."""
 
 CHECKED_UP_TO = 32 << 20
 """Children of models beyond this size are not put through the ONNX checker, which wants them in one piece."""
@@ -115,8 +119,6 @@ def _load(target: Target) -> ir.Model:
 
     if target.path:
         return files.load(target.path)
-    import tempfile
-
     from tests.zoo_graphs import build
 
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +138,8 @@ def _sweep_model(target: Target, settings: Settings, skip: int, say: Callable[[M
         model = _load(target)
         found = layers(model)
     except OnnxMorphError as error:
-        say({"event": "result", **base, "outcome": "refused", "code": "unreadable", "reason": str(error)})
+        reason = str(error).replace(f"{tempfile.gettempdir()}{os.sep}", "")
+        say({"event": "result", **base, "outcome": "refused", "code": "unreadable", "reason": reason})
         return
     except Exception:
         say({"event": "result", **base, "outcome": "crash", "reason": traceback.format_exc()})
@@ -198,7 +201,8 @@ def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings
             model,
             child.model,
             provider=settings.provider,  # type: ignore[arg-type]
-            frontier=[(name, name) for name in child.frontier],
+            # ONNX Runtime gives no values from inside a body; in the main graph both models must have the border.
+            frontier=[] if layer.scope else [(name, name) for name in child.frontier],
             time_budget=settings.budget,
             faults=settings.faults,
         )
@@ -279,7 +283,7 @@ def _one_worker(
     told = {**vars(settings), "targets": [vars(target) for target in targets], "skip": progress.skip}
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve()), "--worker"],
+        WORKER,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -431,9 +435,13 @@ def report(results: Sequence[Mapping[str, Any]], targets: Sequence[Target], sett
         bad = [r for r in results if r["outcome"] == outcome]
         if bad:
             lines += ["", f"## {outcome.capitalize()}", ""]
+        alike: dict[str, list[Mapping[str, Any]]] = {}
         for r in bad:
-            last = (str(r.get("reason", "")).strip().splitlines() or [""])[-1]
-            lines.append(f"* {r['model']} `{r.get('name', '')}` ({r.get('op', '-')}, {r.get('variant', '-')}): {last}")
+            alike.setdefault((str(r.get("reason", "")).strip().splitlines() or [""])[-1], []).append(r)
+        for last, same in alike.items():
+            places = [f"{r['model']} `{r.get('name', '')}` ({r.get('op', '-')}, {r.get('variant', '-')})" for r in same]
+            more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+            lines.append(f"* {', '.join(places[:3])}{more}: {last}")
     lines += ["", "## Models", ""]
     lines.append("| model | layers | done | refused | wrong | crash | unverifiable | late | share | ratio |")
     lines.append("|---|---|---|---|---|---|---|---|---|---|")
