@@ -15,7 +15,7 @@ from .talk import Talk
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
-    from onnxmorph.delivery import Delivery
+    from onnxmorph.delivery import Check, Delivery
     from onnxmorph.graph.layers import LinearLayer
     from onnxmorph.plan import Child, Plan
 
@@ -82,7 +82,7 @@ def _same_file(path: Path, parent: Path) -> bool:
 def grow(
     parent_path: Path,
     verb: str,
-    plan: Callable[[ir.Model], Sequence[Plan]],
+    plan: Callable[[ir.Model], Sequence[Plan] | Child],
     *,
     output: Output,
     checking: Checking,
@@ -95,7 +95,7 @@ def grow(
     Args:
         parent_path: The model to grow.
         verb: Names the child where ``-o`` does not.
-        plan: From the parent to what is to be done, in order.
+        plan: From the parent to what is to be done, in order; or to the child where planning has made it already.
         output: Where the child goes.
         checking: How it is verified, if it is.
         seed: Seeds what the verification draws.
@@ -108,17 +108,18 @@ def grow(
     path = child_path(parent_path, verb, output) if not dry_run else None
     with talk.step("loading"):
         from onnxmorph import delivery, model
-        from onnxmorph.plan import apply
+        from onnxmorph.plan import Child, apply
 
         parent = model.load(parent_path)
     with talk.step("planning"):
-        plans = plan(parent)
+        planned = plan(parent)
+    plans = planned.plans if isinstance(planned, Child) else planned
     document: dict[str, Any] = {"plan": _record(verb, plans)}
     if path is None:
         talk.result({"child": None, **document}, lambda: click.echo("\n".join(plan.describe() for plan in plans)))
         return
     with talk.step("solving"):
-        child = apply(parent, plans)
+        child = planned if isinstance(planned, Child) else apply(parent, plans)
     check = delivery.Check(checking.provider, checking.inputs, checking.shapes, seed) if checking.verify else None
     with talk.step("writing and verifying" if check else "writing"):
         delivered = delivery.deliver(
@@ -140,9 +141,35 @@ def grow(
     }
     if delivered.kept is not None:
         document["kept"] = delivered.kept
+    broken = None
+    if delivered.path is None and check is not None and len(plans) > 1:
+        with talk.step("looking for the step that broke it"):
+            broken = _first_wrong(parent, plans, check)
+        document["broken_by"] = None if broken is None else broken.record()
     talk.result(document, lambda: _show(plans, child, delivered), short=_short(delivered))
+    if broken is not None:
+        talk.say(f"the first step after which the child differs: {broken.describe()}")
     if delivered.path is None:
         raise click.exceptions.Exit(1)
+
+
+def _first_wrong(parent: ir.Model, plans: Sequence[Plan], check: Check) -> Plan | None:
+    """The plan that broke a child of several, found by bisection."""
+    from onnxmorph.recipe import first_wrong
+    from onnxmorph.verify import verify
+
+    def equivalent(child: ir.Model) -> bool:
+        return verify(
+            parent,
+            child,
+            provider=check.provider,
+            inputs=check.inputs,
+            shapes=check.shapes or None,
+            seed=check.seed,
+        ).equivalent
+
+    place = first_wrong(parent, plans, equivalent)
+    return None if place is None else plans[place]
 
 
 def _record(verb: str, plans: Sequence[Plan]) -> dict[str, Any]:

@@ -22,6 +22,11 @@ __all__ = ["VERBS", "main", "root"]
 VERBS: dict[str, str] = {
     "inspect": "List the layers of a model, and which morphs each of them takes.",
     "deepen": "Insert a layer after a layer.",
+    "kernel": "Give a convolution a larger kernel.",
+    "subnet": "Replace a layer by a small network.",
+    "skip": "Add a short way between two layers.",
+    "activate": "Make activations parametric.",
+    "apply": "Carry out a recipe of several morphs.",
     "verify": "Show that two models compute the same, or where they part.",
     "doctor": "Check the installation: versions, conflicts, providers that really work.",
 }

@@ -102,6 +102,7 @@ def _words(text: str) -> list[str]:
     # How many inputs fit into the time, and which planted faults stand out of the noise, the machine decides.
     text = re.sub(r"^(warning:|a planted fault of) .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\b\d+ sets of inputs", "0 sets of inputs", text)
+    text = re.sub(r"\bworst at '[^']*'", "worst at a value", text)
     return re.sub(r"-?\b\d+(\.\d+(e[+-]?\d+)?|e[+-]?\d+)|\binf\b", "0.0", text).split()
 
 

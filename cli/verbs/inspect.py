@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,7 @@ def _show(
             _activation(row) or "",
             f"{row.cost.parameters:,}",
             "?" if row.cost.macs is None else f"{row.cost.macs:,}",
-            *(_yes_or_number(refusal, reasons) for refusal in answer.values()),
+            *(_yes_or_number(refusal, layer.name, reasons) for refusal in answer.values()),
         )
     if not table.rows:
         click.echo("no linear layers")
@@ -135,11 +136,16 @@ def _show(
         click.echo(f"[{number}] {reason}")
 
 
-def _yes_or_number(refusal: Refusal | None, reasons: dict[str, int]) -> str:
-    """``yes``, or ``no [3]`` with the reason under that number below the table: reasons are sentences."""
+def _yes_or_number(refusal: Refusal | None, name: str, reasons: dict[str, int]) -> str:
+    """``yes``, or ``no [3]`` with the reason under that number below the table: reasons are sentences.
+
+    The layer's own name is left out of them, since the row has it: so layers with the same trouble share a number.
+    """
     if refusal is None:
         return "yes"
-    return f"no [{reasons.setdefault(str(refusal), len(reasons) + 1)}]"
+    own_name = rf"'?(?<![\w/.]){re.escape(name)}(?![\w/.])'?"
+    reason = re.sub(own_name, "the layer", str(refusal), count=1)
+    return f"no [{reasons.setdefault(reason, len(reasons) + 1)}]"
 
 
 def _show_header(path: Path, summary: Summary, grown: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,66 @@
+"""``onnxmorph skip``: a short way between two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..flow import chosen_layers, grow
+from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
+from ..talk import Talk
+
+if TYPE_CHECKING:
+    from onnxmorph._ir import ir
+    from onnxmorph.plan import Plan
+
+__all__ = ["command"]
+
+
+@click.command(name="skip", short_help="Add a short way between two layers.")
+@model_argument("model")
+@click.option("--from", "source", metavar="LAYER", required=True, help="The earlier layer.")
+@click.option("--to", "target", metavar="LAYER", required=True, help="The later layer.")
+@click.option(
+    "--mode",
+    type=click.Choice(["add", "concat"]),
+    default="add",
+    show_default=True,
+    help="Add to the later layer's output, or give it further inputs.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds what the verification draws."
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
+@output_options
+@checking_options(skippable=True)
+@talk_options
+def command(
+    *,
+    model: Path,
+    source: str,
+    target: str,
+    mode: str,
+    seed: int,
+    dry_run: bool,
+    output: Output,
+    checking: Checking,
+    talk: Talk,
+) -> None:
+    """Let what an earlier layer of MODEL computes reach a later one, at first without effect.
+
+    The child is verified before it is put in place. Exit code 0: done; 1: not equivalent, and not written; 3: it cannot
+    be done exactly, with the reason.
+    """
+
+    def plan(parent: ir.Model) -> Sequence[Plan]:
+        from onnxmorph.graph.layers import layers
+        from onnxmorph.morphs import plan_skip
+
+        found = layers(parent)
+        first, last = (chosen_layers(found, [text], each=False)[0] for text in (source, target))
+        return [plan_skip(parent, source=first, target=last, mode=mode)]
+
+    grow(model, "skip", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)

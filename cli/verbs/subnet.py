@@ -1,0 +1,69 @@
+"""``onnxmorph subnet``: a small network in place of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..flow import chosen_layers, grow
+from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
+from ..talk import Talk
+
+if TYPE_CHECKING:
+    from onnxmorph._ir import ir
+    from onnxmorph.plan import Plan
+
+__all__ = ["command"]
+
+
+@click.command(name="subnet", short_help="Replace a layer by a small network.")
+@model_argument("model")
+@click.option(
+    "--layer",
+    "selectors",
+    metavar="LAYER",
+    multiple=True,
+    required=True,
+    help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
+)
+@click.option("--each", is_flag=True, help="Let LAYER match several layers, and replace each.")
+@click.option(
+    "--template",
+    metavar="TEXT",
+    required=True,
+    help="The network, such as '(3:64x4,relu)(1:64)'; [...]x2 repeats, | stands between stacked paths.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the new weights.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
+@output_options
+@checking_options(skippable=True)
+@talk_options
+def command(
+    *,
+    model: Path,
+    selectors: tuple[str, ...],
+    each: bool,
+    template: str,
+    seed: int,
+    dry_run: bool,
+    output: Output,
+    checking: Checking,
+    talk: Talk,
+) -> None:
+    """Replace a layer of MODEL by a small network that computes the same.
+
+    The child is verified before it is put in place. Exit code 0: done; 1: not equivalent, and not written; 3: it cannot
+    be done exactly, with the reason.
+    """
+
+    def plan(parent: ir.Model) -> Sequence[Plan]:
+        from onnxmorph.graph.layers import layers
+        from onnxmorph.morphs import plan_subnet
+
+        chosen = chosen_layers(layers(parent), selectors, each=each)
+        return [plan_subnet(parent, layer, template=template, seed=seed) for layer in chosen]
+
+    grow(model, "subnet", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
