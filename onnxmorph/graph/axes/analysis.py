@@ -45,7 +45,8 @@ class CoupledAxes:
         self.uses: list[SizeUse | AttributeUse | SplitUse | IndexUse | Frozen] = []
         self.barriers: list[tuple[ir.Node, str]] = []
         """Nodes that were not followed, with the reason."""
-        self.roles: dict[Operand, list[tuple[int, str]]] = defaultdict(list)
+        self.roles: dict[Operand, list[tuple[int, str, Expr | None]]] = defaultdict(list)
+        """For an operand what its axes, or only some factors of one, are for."""
         self.own_copy: dict[Operand, Axes] = {}
         """Uses of a shared constant whose elements are all equal: each use may have its own copy, so none couples."""
         self.formals: dict[ir.Value, list[ir.Value]] = defaultdict(list)
@@ -147,10 +148,6 @@ class CoupledAxes:
     def give(self, value: ir.Value, axes: Axes) -> None:
         """Set the axes of a value."""
         self._axes[value] = axes
-
-    def add_role(self, node: ir.Node, position: int, axis: int, role: str) -> None:
-        """Say what an axis of an operand is for."""
-        self.roles[node, position].append((axis, role))
 
     def symbol(self, name: str) -> Expr:
         """The axis of unknown size that the model calls ``name``."""

@@ -39,11 +39,29 @@ class AxisEdit:
     zero: Any
     parent: Array
     coordinates: Mapping[Group, NDArray[np.int64]]
+    new_of: Mapping[Group, NDArray[np.bool_]]
+    """For every changed group, the positions where its own index is new."""
+    roles_of: Mapping[Group, frozenset[str]]
+    """For every changed group what the axis is for: grouped weights make one factor of it and read another."""
 
     @property
     def roles(self) -> frozenset[str]:
-        """What the axis is for."""
-        return self.member.roles
+        """What the axis is for, to any of the groups."""
+        return frozenset[str]().union(*self.roles_of.values())
+
+    @property
+    def read(self) -> NDArray[np.bool_]:
+        """Positions that read a new index of some group: the fan-out of what is new."""
+        out = np.zeros(self.new.shape, dtype=bool)
+        for group, roles in self.roles_of.items():
+            if "contracted" in roles:
+                out |= self.new_of[group]
+        return out
+
+    @property
+    def fed(self) -> NDArray[np.bool_]:
+        """Positions that are new and read no new index: the fan-in of what is new, and its parameters."""
+        return self.new & ~self.read
 
     def front(self) -> Array:
         """The array with the axis in front, as a view to write into."""
@@ -55,13 +73,14 @@ Fill = Callable[[AxisEdit], None]
 
 def keep_zero(edit: AxisEdit) -> None:
     """New entries stay 0, variances become 1, quantisation scales are copied."""
-    if not edit.new.any() or "contracted" in edit.roles:
+    fed = edit.fed
+    if not fed.any():
         return
     front = edit.front()
     if "variance" in edit.roles:
-        front[edit.new] = 1
+        front[fed] = 1
     elif "quantisation" in edit.roles and edit.parent.dtype.kind == "f":
-        front[edit.new] = np.moveaxis(edit.parent, edit.axis, 0)[:1]
+        front[fed] = np.moveaxis(edit.parent, edit.axis, 0)[:1]
 
 
 def zero_out(seed: int = 0) -> Fill:
@@ -72,16 +91,14 @@ def zero_out(seed: int = 0) -> Fill:
     random = np.random.default_rng(seed)
 
     def fill(edit: AxisEdit) -> None:
-        if not edit.new.any() or "contracted" in edit.roles:
+        fed = edit.fed
+        if not fed.any() or edit.parent.size == 0 or "index" in edit.roles:
             return
-        if "index" in edit.roles or edit.parent.size == 0:
-            return
-        front = edit.front()
         if "quantisation" in edit.roles and edit.parent.dtype.kind != "f":
             return
+        front = edit.front()
         kept = edit.parent.reshape(-1)
-        shape = front[edit.new].shape
-        front[edit.new] = kept[random.integers(kept.size, size=shape)]
+        front[fed] = kept[random.integers(kept.size, size=front[fed].shape)]
 
     return fill
 
@@ -106,15 +123,16 @@ def replicate(maps: Mapping[Group, IndexMap], seed: int = 0) -> Fill:
 
     def fill(edit: AxisEdit) -> None:
         keep_zero(edit)
-        if "contracted" not in edit.roles:
-            return
         factor = np.ones(edit.array.shape[edit.axis])
+        tied = False
         for group, places in edit.coordinates.items():
-            factor *= np.where(places >= 0, shares[group][np.maximum(places, 0)], 1.0)
+            if "contracted" in edit.roles_of[group]:
+                factor *= np.where(places >= 0, shares[group][np.maximum(places, 0)], 1.0)
+                tied |= len(edit.roles_of[group]) > 1
         if (factor == 1).all():
             return
         name = edit.member.value.name
-        if edit.roles - {"contracted"}:
+        if tied:
             raise Refusal(f"'{name}' both feeds and reads the channels, so copies cannot share it", code="tied")
         if edit.array.dtype.kind in "iub":
             raise Refusal(f"'{name}' is quantised and cannot be split over copies", code="quantised")

@@ -62,7 +62,7 @@ class Group:
         """Every axis that holds the group, in the order of the graph."""
         out: list[Member] = []
         for value, axis, expr, use in self.entries:
-            roles = self.table.roles(value, use, self.atom) if stored(value) is not None else frozenset[str]()
+            roles = self.table.roles(value, axis, use, self.atom) if stored(value) is not None else frozenset[str]()
             places = tuple(self.coupled.factors.placements(expr, self.atom))
             out.append(Member(value, axis, expr, roles, places, use))
         return tuple(out)
@@ -200,28 +200,53 @@ class GroupTable:
         leaves = dict.fromkeys(self.coupled.factors.leaves(axes[axis]))
         return [self._groups[leaf] for leaf in leaves if leaf in self._groups]
 
-    def roles(self, value: ir.Value, use: Operand | None, atom: int) -> frozenset[str]:
-        """What those who read a stored tensor, perhaps through Transpose, Cast and the like, use an atom for."""
+    def roles(self, value: ir.Value, axis: int, use: Operand | None, atom: int) -> frozenset[str]:
+        """What those who read an axis of a stored tensor, perhaps through Transpose, Cast and the like, use it for."""
         factors = self.coupled.factors
         out: set[str] = set()
-        seen: set[Operand] = set()
-        waiting: list[Operand] = [use] if use is not None else [(node, at) for node, at in value.uses()]
-        waiting += [(node, at) for formal in self.coupled.formals.get(value, ()) for node, at in formal.uses()]
+        seen: set[tuple[Operand, int | None]] = set()
+        waiting: list[tuple[Operand, int | None]] = (
+            [(use, axis)] if use is not None else [(operand, axis) for operand in self._users(value)]
+        )
         while waiting:
-            node, position = operand = waiting.pop()
-            if operand in seen or (use is None and operand in self.coupled.own_copy):
+            operand, here = waiting.pop()
+            if (operand, here) in seen or (use is None and operand in self.coupled.own_copy):
                 continue
-            seen.add(operand)
+            seen.add((operand, here))
+            node, position = operand
             read = node.inputs[position]
             axes = None if read is None else self.coupled.operand(read, node, position)
-            for axis, role in self.coupled.roles.get(operand, ()):
-                if axes is not None and factors.holds(axes[axis], atom):
+            for place, role, part in self.coupled.roles.get(operand, ()):
+                if axes is None or here not in (None, place):
+                    continue
+                if factors.holds(axes[place] if part is None else part, atom):
                     out.add(role)
             for output in node.outputs:
                 if self.coupled.is_constant(output):
-                    waiting.extend((user, at) for user, at in output.uses())
-                    waiting.extend((u, at) for f in self.coupled.formals.get(output, ()) for u, at in f.uses())
+                    after = _carried_axis(node, position, here)
+                    waiting.extend((user, after) for user in self._users(output))
         return frozenset(out)
+
+    def _users(self, value: ir.Value) -> list[Operand]:
+        users = [(node, at) for node, at in value.uses()]
+        for formal in self.coupled.formals.get(value, ()):
+            users += self._users(formal)
+        return users
+
+
+_SAME_AXES = {"Identity", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Neg", "Dropout"}
+
+
+def _carried_axis(node: ir.Node, position: int, axis: int | None) -> int | None:
+    """Where an axis of a constant goes through one node; ``None`` when only its factors tell."""
+    if axis is None or position != 0:
+        return None
+    if node.op_type in _SAME_AXES:
+        return axis
+    order = node.attributes.get("perm")
+    if node.op_type == "Transpose" and order is not None and not order.is_ref():
+        return list(order.as_ints()).index(axis)
+    return None
 
 
 def groups(coupled: CoupledAxes) -> list[Group]:

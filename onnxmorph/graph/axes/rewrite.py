@@ -6,9 +6,8 @@ as it was. Tensors that no map touches stay the parent's own objects.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -293,26 +292,24 @@ class _Change:
 
     def plan_tensors(self, fill: Fill) -> list[_TensorEdit]:
         """The new content of every stored tensor that holds a changed group."""
-        found: dict[tuple[ir.Value, tuple[ir.Node, int] | None], dict[int, Member]] = defaultdict(dict)
+        found: dict[tuple[ir.Value, tuple[ir.Node, int] | None], dict[int, dict[Group, Member]]] = {}
         for group in self.maps:
             for member in group.stored:
-                axes = found[member.value, member.use]
-                known = axes.get(member.axis)
-                roles = member.roles if known is None else known.roles | member.roles
-                axes[member.axis] = replace(member, roles=roles)
+                by_axis = found.setdefault((member.value, member.use), {})
+                by_axis.setdefault(member.axis, {})[group] = member
         out: list[_TensorEdit] = []
-        for (value, use), by_axis in found.items():
+        for (value, use), members in found.items():
             tensor = stored(value)
             if tensor is None:
                 continue
             array: Array = tensor.numpy()
-            ordered = sorted(by_axis.values(), key=lambda member: ("contracted" in member.roles, member.axis))
-            for member in ordered:
-                array = self._gather(member, array, fill)
+            for axis in sorted(members, key=lambda axis: (_is_read(members[axis]), axis)):
+                array = self._gather(members[axis], array, fill)
             out.append(_TensorEdit(value, use, np.ascontiguousarray(array)))
         return out
 
-    def _gather(self, member: Member, parent: Array, fill: Fill) -> Array:
+    def _gather(self, members: Mapping[Group, Member], parent: Array, fill: Fill) -> Array:
+        member = next(iter(members.values()))
         sources = self.factors.gather(member.expr, self.sources)
         array = np.take(parent, np.maximum(sources, 0), axis=member.axis)
         new = sources < 0
@@ -320,12 +317,14 @@ class _Change:
         if new.any():
             zero = self._zero(member)
             np.moveaxis(array, member.axis, 0)[new] = zero
-        coordinates = {
-            group: self.factors.coordinate(member.expr, group.atom, self.sizes)
-            for group in self.maps
-            if self.factors.holds(member.expr, group.atom)
-        }
-        fill(AxisEdit(member, array, member.axis, new, zero, parent, coordinates))
+        coordinates: dict[Group, NDArray[np.int64]] = {}
+        new_of: dict[Group, NDArray[np.bool_]] = {}
+        for group in members:
+            places = self.factors.coordinate(member.expr, group.atom, self.sizes)
+            coordinates[group] = places
+            new_of[group] = (places >= 0) & (self.sources[group.atom][np.maximum(places, 0)] < 0)
+        roles = {group: one.roles for group, one in members.items()}
+        fill(AxisEdit(member, array, member.axis, new, zero, parent, coordinates, new_of, roles))
         return array
 
     def _zero(self, member: Member) -> Any:
@@ -457,6 +456,10 @@ _ZERO_POINTS = {
     ("QLinearMatMul", 0): 2,
 }
 """(operator, position of the integers) -> position of their zero point."""
+
+
+def _is_read(members: Mapping[Group, Member]) -> bool:
+    return any("contracted" in member.roles for member in members.values())
 
 
 def _given(value: ir.Value | None) -> ir.Value:

@@ -170,10 +170,10 @@ class Site:
         if step > 1:
             self.factors.note(expr, Constraint(kind, f"{kind}={step} of {self.label}", step))
 
-    def role(self, position: int, axis: int, role: str) -> None:
-        """Say what an axis of a constant input is for."""
+    def role(self, position: int, axis: int, role: str, expr: Expr | None = None) -> None:
+        """Say what an axis of a constant input, or only the factors ``expr`` of it, is for."""
         if self.has(position):
-            self.coupled.add_role(self.node, position, axis, role)
+            self.coupled.roles[self.node, position].append((axis, role, expr))
 
     def new(self, size: int | None, kind: str = "structure", text: str | None = None) -> Expr:
         """A new axis that cannot change: spatial, kernel, structure."""

@@ -145,11 +145,15 @@ def conv_transpose(site: Site) -> None:
     site.unify(x[1], w[0])
     out: Expr = w[1]
     if groups > 1:
-        row, _ = site.rows(x[1], groups, "groups")
+        row, inside = site.rows(x[1], groups, "groups")
         out = row + w[1]
         site.constrain(w[1], "groups", groups)
         site.size_attribute("group", row)
-    site.role(1, 0, "contracted")
+        # A group is both read and made by its own rows of the weight; only what is inside is summed over.
+        site.role(1, 0, "contracted", inside)
+        site.role(1, 0, "produced", row)
+    else:
+        site.role(1, 0, "contracted")
     site.role(1, 1, "produced")
     for expr in w[2:]:
         site.pin(expr, "kernel", f"kernel axis of {site.label}")
