@@ -148,7 +148,7 @@ def grow(
         document["broken_by"] = None if broken is None else broken.record()
     talk.result(document, lambda: _show(plans, child, delivered), short=_short(delivered))
     if broken is not None:
-        talk.say(f"the first step after which the child differs: {broken.describe()}")
+        talk.note(f"the first step after which the child differs: {broken.describe()}")
     if delivered.path is None:
         raise click.exceptions.Exit(1)
 
