@@ -199,14 +199,18 @@ class Builder:
         for anchor in (before, after):
             if anchor is not None and anchor.graph is not self.graph:
                 raise ValueError(f"node '{anchor.name}' is not in the graph that is edited")
-        self._names = _names_of(model)
-        if id(self.graph) not in self._names.functions:
+        functions = _names_of(model).functions
+        if id(self.graph) not in functions:
             raise ValueError("the graph is not part of the model")
-        self.function: ir.Function | None = self._names.functions[id(self.graph)]
+        self.function: ir.Function | None = functions[id(self.graph)]
         self._before = before
         self._after = after
         self.nodes: list[ir.Node] = []
         """Nodes made so far, in order."""
+
+    @property
+    def _names(self) -> _Names:
+        return _names_of(self.model)
 
     @property
     def opset(self) -> int:
@@ -248,7 +252,8 @@ class Builder:
 
     def unique(self, name: str) -> str:
         """``name``, or the first of ``name_1``, ``name_2`` ... that no value and no node has. Reserves nothing."""
-        return self._names.free(name, self._names.values, self._names.nodes)
+        names = self._names
+        return names.free(name, names.values, names.nodes)
 
     def initializer(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """A constant that this scope sees: an initializer of the main graph, or a Constant node inside a function.
@@ -261,7 +266,8 @@ class Builder:
         Raises:
             Refusal: A finite element is beyond the range of ``dtype``.
         """
-        name = self._names.free(name, self._names.values)
+        names = self._names
+        name = names.free(name, names.values)
         tensor = _tensor(array, dtype, name)
         if self.function is not None:
             value = self.node("Constant", [], name=name, output=name, value=tensor)
@@ -273,8 +279,8 @@ class Builder:
         main.initializers.add(value)
         if self.model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS:
             main.inputs.append(value)
-        self._names.values.add(name)
-        self._names.fingerprint = self._names.count()
+        names.values.add(name)
+        names.fingerprint = names.count()
         return value
 
     def node(
@@ -367,6 +373,9 @@ class Builder:
         node = ir.Node(domain, op, inputs, attributes, outputs=values, name=node_name)
         names.nodes.add(node_name)
         self._insert(node)
+        names.fingerprint = names.count()
+        if next(_bodies(node), None) is not None:
+            del _names_by_model[self.model]  # the bodies bring names and scopes of their own
         return values[0]
 
     def _insert(self, node: ir.Node) -> None:
@@ -378,7 +387,6 @@ class Builder:
         else:
             self.graph.append(node)
         self.nodes.append(node)
-        self._names.fingerprint = self._names.count()
 
 
 def _schema(op: str, domain: str, version: int) -> onnx.defs.OpSchema | None:

@@ -115,6 +115,44 @@ def test_any_sequence_of_wanted_names_stays_unique(wanted: list[str]) -> None:
     assert run(model, x=X)[0].shape == (1, 4)
 
 
+def test_a_node_with_a_body_brings_its_names_and_scope_along() -> None:
+    model, other = parse(NESTED % 8), small()
+    condition = Builder(other, other.graph, other.graph[0]).node("Constant", [], value=np.array(True), name="condition")
+    branches = {
+        name: attribute.as_graph().clone(allow_outer_scope_values=True)
+        for name, attribute in model.graph[1].attributes.items()
+    }
+    for branch in branches.values():
+        for node in branch:
+            for place, value in enumerate(node.inputs):
+                if value is not None and value.name == "h":
+                    node.replace_input_with(place, other.graph.inputs[0])
+    build = Builder(other, other.graph)
+    build.node("If", [condition], output="chosen", **branches)
+    assert build.unique("t1") == "t1_1"
+    yes = build.nodes[0].attributes["then_branch"].as_graph()
+    assert Builder(other, yes, after=yes[0]).node("Neg", [yes[0].outputs[0]], output="e1").name == "e1_1"
+    run(other, x=X)
+
+
+def test_two_builders_and_a_change_behind_them_do_not_collide() -> None:
+    model = small()
+    x, one, two = model.graph.inputs[0], Builder(model, model.graph), Builder(model, model.graph)
+    one.node("Abs", [x], name="n")
+    model.graph.append(ir.node("Neg", [x], outputs=[ir.Value(name="n_1")], name="n_1"))
+    assert two.node("Abs", [x], name="n").name == "n_2"
+    assert one.node("Abs", [x], name="n").name == "n_3"
+
+
+def test_a_quantization_annotation_stays_with_the_name() -> None:
+    model = small()
+    relu, neg = model.graph
+    relu.outputs[0].meta["quant_parameter_tensor_names"] = {"SCALE_TENSOR": "s"}
+    multiply_after(model, model.graph, relu, 2.0)
+    (annotation,) = ir.to_proto(model).graph.quantization_annotation
+    assert annotation.tensor_name == "h" and neg.inputs[0] is not None and neg.inputs[0].name == "h"
+
+
 def test_nodes_made_behind_the_builders_back_are_seen() -> None:
     model = small()
     first = Builder(model, model.graph)
