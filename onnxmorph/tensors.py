@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError
 
-__all__ = ["MappedFile", "MappedTensor", "stored_bytes"]
+__all__ = ["MappedFile", "MappedTensor", "reason_of", "refer", "stored_bytes"]
 
 _CHUNK = 8 << 20
 
@@ -101,6 +102,13 @@ def reason_of(error: BaseException) -> str:
 def stored_bytes(dtype: ir.DataType, shape: Sequence[int]) -> int:
     """Bytes that ``raw_data`` of this type and shape takes; types below 8 bits are packed."""
     return (dtype.bitwidth * math.prod(shape) + 7) // 8
+
+
+def refer(proto: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Mark a tensor's data as external: ``length`` bytes from ``offset`` of the file ``location``."""
+    proto.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        proto.external_data.add(key=key, value=value)
 
 
 class MappedTensor(ir.Tensor):  # type: ignore[type-arg]

@@ -18,7 +18,7 @@ from onnxmorph.errors import ModelError, Refusal
 from tests.model_protos import array, external, same_model
 
 SETTINGS = settings(
-    deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=400
+    deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150
 )
 
 
@@ -183,7 +183,7 @@ def test_mutated_messages_are_a_model_or_one_line(tmp_path: Path, data: bytes) -
     loads_or_is_one_line(path)
 
 
-@settings(SETTINGS, max_examples=150)
+@settings(SETTINGS, max_examples=80)
 @given(st.sampled_from(["location", "offset", "length"]), st.text(max_size=12) | st.integers(-5, 3000).map(str))
 @example("location", "m.onnx")
 @example("location", "./m.onnx.data")

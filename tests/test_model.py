@@ -22,7 +22,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxmorph import model as files
-from onnxmorph import staging
+from onnxmorph import saving, staging
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, OnnxMorphError, Refusal
 from onnxmorph.tensors import MappedTensor
@@ -756,7 +756,7 @@ def test_after_a_failure_everything_is_as_before(
     elif failing == "commit":
         monkeypatch.setattr(Path, "rename", fail)
     elif failing == "write_all":
-        monkeypatch.setattr(files, failing, fail)
+        monkeypatch.setattr(saving, failing, fail)
     else:
         monkeypatch.setattr(staging, failing, fail)
     with pytest.raises((ModelError, KeyboardInterrupt)) as caught:
@@ -1063,14 +1063,19 @@ def python(program: str) -> str:
 
 
 def test_sympy_is_imported_when_it_is_used_and_then_for_real() -> None:
-    assert python("import onnxmorph.model, sys; print([m for m in sys.modules if m.startswith('sympy')])") == "[]"
-    assert python("from onnxmorph._ir import ir; print(ir.SymbolicDim('N') * 2 + 1)") == "2*N + 1"
-    assert python("from onnxmorph._ir import ir; print((ir.SymbolicDim('max(N, 2)') - 1).evaluate({'N': 7}))") == "6"
-    mixed = (
-        "from onnxmorph._ir import ir; import sympy.matrices; from sympy import Symbol, Matrix; import sympy;"
-        "assert sympy.Matrix is sympy.matrices.Matrix; print(ir.SymbolicDim(Symbol('n')) + 1, sympy.__version__ > '1')"
-    )
-    assert python(mixed) == "n + 1 True"
+    program = """
+import sys
+import onnxmorph.model
+from onnxmorph._ir import ir
+print([m for m in sys.modules if m.startswith("sympy")])
+print(ir.SymbolicDim("N") * 2 + 1, (ir.SymbolicDim("max(N, 2)") - 1).evaluate({"N": 7}))
+import sympy.matrices
+from sympy import Matrix, Symbol
+import sympy
+assert sympy.Matrix is sympy.matrices.Matrix is Matrix
+print(ir.SymbolicDim(Symbol("n")) + 1, sympy.__version__ > "1")
+"""
+    assert python(program).split("\n") == ["[]", "2*N + 1 6", "n + 1 True"]
     assert python("import sympy; from onnxmorph._ir import ir; print(ir.SymbolicDim('N') + 1)") == "N + 1"
 
 

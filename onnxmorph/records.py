@@ -1,0 +1,112 @@
+"""What identifies a model and what travels in its metadata: content hash, records of morphs, certificate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+
+from onnxmorph._ir import ir
+from onnxmorph.errors import ModelError
+from onnxmorph.protos import to_proto
+from onnxmorph.tensors import MappedTensor
+
+__all__ = [
+    "CERTIFICATE_KEY",
+    "RECORD_KEY",
+    "add_record",
+    "as_json",
+    "certificate_of",
+    "content_hash",
+    "drop_certificate",
+    "records",
+    "set_certificate",
+]
+
+RECORD_KEY = "onnxmorph.record"
+CERTIFICATE_KEY = "onnxmorph.certificate"
+
+
+def content_hash(model: ir.Model) -> str:
+    """SHA-256 over graph and weights, hexadecimal.
+
+    Independent of how tensors are stored and of what does not bear on the computation: doc strings, metadata,
+    ``value_info``, the producer. Names count, and the order of nodes and initializers.
+    """
+
+    def digest(proto: onnx.TensorProto, tensor: ir.TensorProtocol, *, initializer_of: ir.Graph | None) -> bool:
+        del initializer_of
+        if isinstance(tensor, MappedTensor):
+            proto.raw_data = tensor.digest()
+        else:
+            proto.raw_data = hashlib.sha256(tensor.tobytes()).digest()
+        return True
+
+    proto = to_proto(model, digest, bare=True)
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _json_of(model: ir.Model, key: str) -> Any:
+    text = model.metadata_props.get(key)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"the metadata {key!r} of the model is damaged: it is not JSON") from error
+
+
+def records(model: ir.Model) -> list[dict[str, Any]]:
+    """The morphs that made this model, oldest first; empty for a model nobody grew.
+
+    Raises:
+        ModelError: The metadata is there but damaged.
+    """
+    found = _json_of(model, RECORD_KEY)
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+        raise ModelError(f"the metadata {RECORD_KEY!r} of the model is damaged: it is not a list of records")
+    return found
+
+
+def add_record(model: ir.Model, record: Mapping[str, Any]) -> None:
+    """Append the record of one morph to the model's metadata, as JSON."""
+    model.metadata_props[RECORD_KEY] = as_json([*records(model), dict(record)])
+
+
+def certificate_of(model: ir.Model) -> dict[str, Any] | None:
+    """The certificate of equivalence that travels with the model, or ``None``.
+
+    Raises:
+        ModelError: The metadata is there but damaged.
+    """
+    found = _json_of(model, CERTIFICATE_KEY)
+    if found is not None and not isinstance(found, dict):
+        raise ModelError(f"the metadata {CERTIFICATE_KEY!r} of the model is damaged: it is not a certificate")
+    return found
+
+
+def set_certificate(model: ir.Model, certificate: Mapping[str, Any]) -> None:
+    """Put a certificate into the model's metadata, in the place of an earlier one."""
+    model.metadata_props[CERTIFICATE_KEY] = as_json(dict(certificate))
+
+
+def drop_certificate(model: ir.Model) -> None:
+    """Take the certificate out of a model's metadata: what held of the parent was not shown of its child."""
+    model.metadata_props.pop(CERTIFICATE_KEY, None)
+
+
+def as_json(value: Any) -> str:
+    """``value`` as it stands in metadata: one line of JSON.
+
+    Raises:
+        ModelError: It holds something JSON has no word for.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"a record cannot be written as JSON: {error}") from error
