@@ -35,7 +35,7 @@ def why_not_activate(layer: LinearLayer) -> Refusal | None:
 
 
 def plan_activate(
-    model: ir.Model, layer: str | None = None, *, to: str | None = None, per_channel: bool = True
+    model: ir.Model, layer: str | LinearLayer | None = None, *, to: str | None = None, per_channel: bool = True
 ) -> list[ActivatePlan]:
     """Decide which activations become parametric; nothing is edited.
 

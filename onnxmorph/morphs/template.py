@@ -23,11 +23,19 @@ _GAPS = ("mirror", "netmorph")
 
 
 class TemplateError(SelectionError):
-    """The text is not a template; the message shows it with a caret under the first character that is wrong."""
+    """The text is not a template; the message shows it with a mark before the first character that is wrong.
+
+    Attributes:
+        text: As typed.
+        at: Place of that character, from 0.
+        problem: What is wrong.
+        pointed: The text with a caret in a second line, for terminals.
+    """
 
     def __init__(self, text: str, at: int, problem: str) -> None:
-        super().__init__(f"{problem}\n  {text}\n  {' ' * at}^")
+        super().__init__(f"{problem}, at character {at + 1}: '{text[:at]} >>> {text[at:]}'")
         self.text, self.at, self.problem = text, at, problem
+        self.pointed = f"  {text}\n  {' ' * at}^"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def test_errors_point_into_the_text(text: str, at: int) -> None:
     with pytest.raises(TemplateError) as caught:
         parse_template(text)
     assert caught.value.at == at
-    assert str(caught.value).splitlines()[-1] == "  " + " " * at + "^"
+    assert caught.value.pointed.splitlines()[-1] == "  " + " " * at + "^"
+    assert f"at character {at + 1}" in str(caught.value)
 
 
 @given(st.text(alphabet="()[]x|:,0123456789 relubn", max_size=40))
