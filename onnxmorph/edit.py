@@ -101,6 +101,7 @@ class _Names:
         self.functions: dict[int, ir.Function | None] = {}
         self.owners: dict[int, ir.Node | None] = {}
         self._graphs: list[ir.Graph] = []
+        self._tried: dict[str, dict[tuple[int, ...], int]] = {}
         for graph, owner, function in all_graphs(model):
             self._graphs.append(graph)
             self.functions[id(graph)] = function
@@ -124,11 +125,23 @@ class _Names:
         """``name``, or ``name_1``, ``name_2`` ... : the first that is in none of the sets ``taken``."""
         if not any(name in names for names in taken):
             return name
-        return next(
-            candidate
-            for candidate in (f"{name}_{number}" for number in itertools.count(1))
-            if not any(candidate in names for names in taken)
-        )
+        # Numbers below were taken when last looked at, and names are only added until `release` forgets this: the
+        # answer is that of a search from 1, without a search from 1 for every new name.
+        tried = self._tried.setdefault(name, {})
+        kind = tuple(map(id, taken))
+        for number in itertools.count(tried.get(kind, 1)):
+            candidate = f"{name}_{number}"
+            if not any(candidate in names for names in taken):
+                tried[kind] = number
+                break
+        return candidate
+
+    def release(self, values: Iterable[str | None] = (), nodes: Iterable[str | None] = ()) -> None:
+        """Names that are free again."""
+        for names, free in ((self.values, values), (self.nodes, nodes)):
+            for name in filter(None, free):
+                names.discard(name)
+                self._tried.pop(name.rpartition("_")[0], None)
 
 
 _names_by_model: weakref.WeakKeyDictionary[ir.Model, _Names] = weakref.WeakKeyDictionary()
@@ -448,8 +461,7 @@ def rename_value(model: ir.Model, value: ir.Value, name: str) -> str:
         return name
     new = names.free(name, names.values)
     _set_name(value, new)
-    if old:
-        names.values.discard(old)
+    names.release([old])
     names.values.add(new)
     return new
 
@@ -506,9 +518,9 @@ def take_name(model: ir.Model, new: ir.Value, old: ir.Value, *, old_name: str | 
     before = new.name
     _set_name(old, freed)
     _set_name(new, name)
+    if before != freed:
+        names.release([before])
     names.values.add(freed)
-    if before and before != freed:
-        names.values.discard(before)
     if old.type is not None:
         new.type = old.type
     if old.shape is not None:
@@ -546,8 +558,7 @@ def drop_unused(model: ir.Model, candidates: Iterable[ir.Value | ir.Node]) -> li
             waiting.extend(reversed(_detach(node)))
             graph.remove(node)
             removed.append(node.name or (node.outputs[0].name or "" if node.outputs else ""))
-            names.values.difference_update(output.name for output in node.outputs if output.name)
-            names.nodes.discard(node.name or "")
+            names.release((output.name for output in node.outputs), [node.name])
         elif isinstance(candidate, ir.Value) and candidate.is_initializer():
             if candidate.uses() or candidate.is_graph_output() or candidate.graph is None or not candidate.name:
                 continue
@@ -558,7 +569,7 @@ def drop_unused(model: ir.Model, candidates: Iterable[ir.Value | ir.Node]) -> li
                 graph.inputs.remove(candidate)
             del graph.initializers[candidate.name]
             removed.append(candidate.name)
-            names.values.discard(candidate.name)
+            names.release([candidate.name])
     names.fingerprint = names.count()
     return removed
 

@@ -218,6 +218,41 @@ def test_parameters_per_channel_that_do_not_fit_are_refused() -> None:
     assert phi.uniform().parameters["slope"] == pytest.approx(0.15)
 
 
+@pytest.mark.parametrize("name", ["relu", "gelu", "relu6", "leaky_relu(0.1)", "celu(0.5)", "silu"])
+def test_activations_can_be_emitted_inside_bodies_and_functions(name: str) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+    g (float[N, 3] x, bool c) => (float[N, 3] y, float[N, 3] z) {
+        y = If (c) <then_branch = t () => (float[N, 3] t1) { t1 = Identity(x) },
+                    else_branch = e () => (float[N, 3] e1) { e1 = Neg(x) }>
+        z = local.f(x)
+    }
+    <domain: "local", opset_import: ["": 16]>
+    f (p) => (q) { q = Identity(p) }"""
+    phi = named(name)
+    for a in (None, 0.0, 1.0):
+        model = ir.from_proto(onnx.parser.parse_model(text))
+        body = model.graph[0].attributes["then_branch"].as_graph()
+        (function,) = model.functions.values()
+        for scope, last in ((body, body[0]), (function, function[0])):
+            build, x = Builder(model, scope, before=last), last.inputs[0]
+            assert x is not None
+            if a is None:
+                value = emit(build, phi, x, dtype=ir.DataType.FLOAT)
+            else:
+                value = emit_parametric(
+                    build, phi, x, a=a, per_channel=True, channels=3, channel_axis=-1, rank=2, dtype=ir.DataType.FLOAT
+                )
+            last.replace_input_with(0, value)
+        proto = ir.to_proto(model)
+        onnx.checker.check_model(proto, full_check=True)
+        session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        for y in session.run(None, {"x": POINTS, "c": np.array(True)}):
+            if a == 1.0:
+                np.testing.assert_array_equal(y, POINTS)
+            else:
+                assert_near(np.asarray(y), phi(POINTS), 2e-6, name)
+
+
 def test_growing_from_one_activation_toward_another_starts_as_the_first() -> None:
     model = empty_model(17)
     x, build = model.graph.inputs[0], Builder(model, model.graph)
