@@ -59,18 +59,25 @@ class CoupledAxes:
         self._functions: dict[tuple[str, str, str], ir.Function] = {
             function.identifier(): function for function in model.functions.values()
         }
+        self._freeze_inputs = False
         self._single_calls: set[tuple[str, str, str]] = set()
         self._symbols: dict[str, int] = {}
 
     @classmethod
-    def of(cls, model: ir.Model) -> CoupledAxes:
+    def of(cls, model: ir.Model, *, freeze: bool = False) -> CoupledAxes:
         """Couple the axes of a model.
 
         Model-local functions are followed where they are called once; bodies of If, Loop and Scan by their rules.
+
+        Args:
+            model: Left unchanged.
+            freeze: Treat initializers that are graph inputs too as constants. Otherwise they are pinned, since a
+                caller may set them (IR versions before 4 had no other way to store a weight).
         """
         import onnxmorph.graph.axes.rules  # noqa: F401  # registers the rules on first use
 
         self = cls(model)
+        self._freeze_inputs = freeze
         self._count_calls()
         for value in model.graph.inputs:
             if not value.is_initializer():
@@ -144,6 +151,12 @@ class CoupledAxes:
                 self.own_copy[node, position] = own
                 return own
         return self.axes(value)
+
+    def pin_list(self, value: ir.Value, node: ir.Node, position: int) -> None:
+        """Say that a tensor is read as a list of numbers: its axes cannot change."""
+        for expr in self.operand(value, node, position) or ():
+            if expr:
+                self.factors.note(expr, Pin("structure", "a list of numbers that an operator reads"))
 
     def give(self, value: ir.Value, axes: Axes) -> None:
         """Set the axes of a value."""
@@ -243,7 +256,7 @@ class CoupledAxes:
         if tensor is None:
             return None
         notes: list[Note] = []
-        if value.is_graph_input():
+        if value.is_graph_input() and not self._freeze_inputs:
             notes.append(Pin("overridable", f"initializer '{value.name}' is a graph input too, which a caller may set"))
         axes = [self.factors.axis(int(size), *notes) for size in tensor.shape.numpy()]
         self._axes[value] = axes
@@ -289,6 +302,9 @@ class CoupledAxes:
             if content.size > LARGEST_FLOAT_CONTENT and not self._integral(node, contents):
                 return False
             self._set_content(value, np.asarray(content, dtype=object), site)
+        for position, read in enumerate(inputs):
+            if read is not None:
+                self.pin_list(read, node, position)
         return True
 
     def _integral(self, node: ir.Node, contents: Sequence[Content | None]) -> bool:

@@ -32,6 +32,9 @@ Indices = NDArray[np.int64]
 LARGEST_FIXED_FACTOR = 512
 """A product is spelled out as a sum of equal segments up to this many of them; beyond, a cut inside is refused."""
 
+DEEPEST_UNIFICATION = 40
+"""Overlapping slices of one axis that meet each other would refine it for ever; beyond this depth they are refused."""
+
 _Bound = tuple[str, tuple[Expr, ...]]
 _N = TypeVar("_N", bound=Note)
 
@@ -45,6 +48,7 @@ class Factors:
         self._symbol: list[str | None] = []
         self._bound: list[_Bound | None] = []
         self._notes: list[dict[Note, None]] = []
+        self._depth = 0
 
     # ---- atoms ----------------------------------------------------------------------------------------------------
 
@@ -360,6 +364,15 @@ class Factors:
         """Couple two axes: afterwards they have the same factors. False where that failed, and both are blocked."""
         if one == two:
             return True
+        if self._depth >= DEEPEST_UNIFICATION:
+            return self._conflict(one, two, where)
+        self._depth += 1
+        try:
+            return self._unify(one, two, where)
+        finally:
+            self._depth -= 1
+
+    def _unify(self, one: Expr, two: Expr, where: str) -> bool:
         left, right = self.factors(one), self.factors(two)
         while left and right:
             left, right = self.factors(tuple(left)), self.factors(tuple(right))

@@ -105,8 +105,13 @@ class Site:
         return self.coupled.small_array(self.value(position)) if self.has(position) else None
 
     def content(self, position: int) -> Content | None:
-        """What a small input holds, in terms of axis sizes."""
-        return self.coupled.content(self.value(position)) if self.has(position) else None
+        """What a small input holds, in terms of axis sizes. A tensor whose numbers are read has no axis to change."""
+        if not self.has(position):
+            return None
+        content = self.coupled.content(self.value(position))
+        if content is not None:
+            self.coupled.pin_list(self.value(position), self.node, position)
+        return content
 
     def integers(self, name: str, position: int | None = None) -> list[int] | None:
         """Integers of an attribute or of a constant input; ``None`` when absent, a barrier when computed."""
@@ -115,7 +120,7 @@ class Site:
             return [int(one) for one in (value if isinstance(value, Sequence) else [value])]
         if position is None or not self.has(position):
             return None
-        content = self.content(position)
+        content = self.content(position) if self.has(position) else None
         if content is not None and not any(number.depends for number in content.reshape(-1)):
             values = [number.value(self.factors.size) for number in content.reshape(-1)]
             if all(one is not None for one in values):

@@ -176,7 +176,9 @@ def squeeze(site: Site) -> None:
     axes = site.axes(0)
     given = site.integers("axes", 1)
     if given is None:
-        if any(site.size(expr) is None for expr in axes):
+        left = site.coupled.declared(site.node.outputs[0])
+        ones = sum(site.size(expr) == 1 for expr in axes)
+        if any(site.size(expr) is None for expr in axes) and (left is None or len(left) != len(axes) - ones):
             raise Barrier(f"{site.label} squeezes axes of unknown size")
         gone = {axis for axis, expr in enumerate(axes) if site.size(expr) == 1}
     else:
