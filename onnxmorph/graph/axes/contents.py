@@ -355,7 +355,5 @@ def _slice(read: _Reader, data: Content) -> list[Content] | None:
     steps = read.integers("steps", 4) or [1] * len(starts)
     index: list[slice] = [slice(None)] * data.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if step < 0:
-            return None
         index[axis] = slice(start, end, step)
     return [data[tuple(index)]]

@@ -504,7 +504,8 @@ class Factors:
         return True
 
     def _conflict(self, one: Expr, two: Expr, where: str) -> bool:
-        text = f"axes {self.text(one)} and {self.text(two)} have no common factors"
+        left, right = (text if len(text) < 60 else f"{text[:40]}..." for text in (self.text(one), self.text(two)))
+        text = f"axes {left} and {right} have no common factors"
         block = Block("incompatible-axes", f"{text} at {where}" if where else text)
         self.note(one, block)
         self.note(two, block)
