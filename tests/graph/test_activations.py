@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +21,7 @@ from onnxmorph.edit import Builder
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.activations import Activation, emit, emit_parametric, named, recognise, why_not_emit
 from onnxmorph.graph.activations.functions import ALIASES, KINDS
+from onnxmorph.graph.layers import layers
 
 OPSETS = (7, 9, 11, 13, 14, 17, 18, 20, 22, 24, 26)
 EXAMPLES = [
@@ -423,13 +426,14 @@ def test_spellings_are_one_activation(
         assert_near(run(model, POINTS)[0][np.abs(POINTS) < 50], found(POINTS)[np.abs(POINTS) < 50], 1e-4, name)
 
 
-@pytest.mark.parametrize(("name", "lines", "constants"), SPELLINGS, ids=IDS)
+HALF_PRECISION = [case for case in SPELLINGS if "0.00001" not in case[0] and "domain" not in str(case[1])]
+
+
+@pytest.mark.parametrize(("name", "lines", "constants"), HALF_PRECISION)
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16], ids=["float16", "bfloat16"])
 def test_constants_rounded_to_half_precision_are_seen_through(
     name: str, lines: list[str], constants: dict[str, object], dtype: int
 ) -> None:
-    if "0.00001" in name or any("domain" in line for line in lines):
-        pytest.skip("not a number of this type")
     lines = [line.replace("to=1", f"to={dtype}") for line in lines]
     model = ir.from_proto(spelled(lines, constants, dtype=dtype))
     found = recognise(model.graph.inputs[0])
@@ -772,3 +776,30 @@ def test_names_that_do_not_exist_say_what_does(typed: str, message: str) -> None
 def test_parameters_without_meaning_are_refused(typed: str) -> None:
     with pytest.raises(Refusal):
         named(typed)
+
+
+# ------------------------------------------------------------------------------------------------------- real models
+
+ZOO = Path(__file__).resolve().parents[2] / ".." / "shared" / "zoo" / "models"
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("mobilenet_v3_small.legacy", {"HardSwish": 19, "Relu": 14, "HardSigmoid": 9}),
+        ("convnext_slim.legacy", {"Gelu": 6}),
+        ("convnext_slim.dynamo", {"Gelu": 6}),
+        ("squeezenet1_1.dynamo", {"Relu": 26}),
+        ("light_squeezenet.rand", {"Relu": 26}),
+        ("gpt2_tiny.legacy", {"GeluTanh": 3}),
+        ("vit_tiny.dynamo.constw", {"Gelu": 4}),
+        ("keras_cnn", {"Relu": 1, "Gelu": 1, "Silu": 1, "Tanh": 1}),
+        ("resnet20_cifar.legacy.fp16", {"Relu": 10}),
+    ],
+)
+def test_activations_of_the_zoo(stem: str, expected: dict[str, int]) -> None:
+    path = ZOO / f"{stem}.onnx"
+    if not path.exists():
+        pytest.skip("the zoo is not here")
+    found = Counter(layer.activation.name for layer in layers(ir.load(path)) if layer.activation is not None)
+    assert found == expected
