@@ -26,6 +26,7 @@ from pathlib import Path
 
 WIDE = 1024
 OURS = "import sys; from onnxmorph.model import load, save; save(load(sys.argv[1]), sys.argv[2])"
+DEEPEN = "from onnxmorph_cli.main import main; raise SystemExit(main())"
 THEIRS = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
 
 
@@ -44,12 +45,14 @@ class Contender:
         if words[0] == "cp":
             words[1:1] = [str(p) for p in (model, model.with_name(model.name + ".data")) if p.exists()]
         begin = time.perf_counter()
-        process = os.posix_spawnp(words[0], words, os.environ)
+        silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+        process = os.posix_spawnp(words[0], words, os.environ, file_actions=silent)
         _, status, usage = os.wait4(process, 0)
         self.seconds.append(time.perf_counter() - begin)
         self.peak_mb.append(usage.ru_maxrss / 1024)
-        if status:
-            sys.exit(f"{self.name} failed: {shlex.join(words)}")
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        if status or size < 0.9 * sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*")):
+            sys.exit(f"{self.name} failed or wrote only {size} bytes: {shlex.join(words)}")
 
 
 def make(path: Path, megabytes: int) -> None:
@@ -121,9 +124,7 @@ def main() -> None:
         name, words = options.command, shlex.split(options.command)
     elif options.deepen:
         morph = "deepen {input} --after stem -o {output} --no-verify"
-        name, words = "deepen --no-verify", [sys.executable, "-m", "onnxmorph_cli.main", *morph.split()]
-        if shutil.which("onnxmorph"):
-            words = ["onnxmorph", *morph.split()]
+        name, words = "deepen --no-verify", [sys.executable, "-c", DEEPEN, *morph.split()]
     else:
         name, words = "onnxmorph load+save", [sys.executable, "-c", OURS, "{input}", "{output}"]
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ def seed_model() -> onnx.ModelProto:
             numpy_helper.from_array(array(400, seed=1), "big"),
             helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0]),
             helper.make_tensor("half", TensorProto.FLOAT16, [3], [1.0, 2.0, 3.0]),
-            helper.make_tensor("text", TensorProto.STRING, [1], [b"s"]),
+            helper.make_tensor("text", TensorProto.STRING, [1], np.array([b"s"])),
         ],
         value_info=[helper.make_tensor_sequence_value_info("unused", TensorProto.FLOAT, [1])],
     )
@@ -162,7 +163,7 @@ def mutated_proto(draw: st.DrawFn) -> bytes:
             target.add().CopyFrom(copy) if field.is_repeated else target.CopyFrom(copy)
             continue
         kinds = {1: "float", 2: "float", 3: "long", 4: "long", 5: "int", 9: "text", 12: "bytes", 13: "int", 14: "int"}
-        value = draw(SCALARS[kinds[field.type]])
+        value: Any = draw(SCALARS[kinds[field.type]])
         if field.type == field.TYPE_ENUM:
             value = draw(st.sampled_from([v.number for v in field.enum_type.values]))
         if field.type == field.TYPE_UINT64:
@@ -200,7 +201,7 @@ def test_mutated_references_to_external_data_are_a_model_or_one_line(tmp_path: P
 
 
 def seed_without_text() -> onnx.ModelProto:
-    model = onnx.ModelProto.FromString(SEED)
+    model: onnx.ModelProto = onnx.ModelProto.FromString(SEED)
     del model.graph.initializer[3:]
     return model
 
