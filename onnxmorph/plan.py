@@ -7,7 +7,7 @@ serves a dry run, the record in the child's metadata, and a replay on the parent
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -53,12 +53,14 @@ class Change:
         residual: Relative residual of the morphism equation on the stored factors; 0 where nothing was solved.
         frontier: Names of values at the border of the changed region; each keeps its meaning from parent to child.
         notes: Things a user should know, one sentence each.
+        index_maps: Per axis that changed its width, where its indices come from, as JSON.
     """
 
     factors: tuple[NewFactor, ...] = ()
     residual: float = 0.0
     frontier: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    index_maps: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Plan(abc.ABC):

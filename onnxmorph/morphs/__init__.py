@@ -12,6 +12,7 @@ from onnxmorph.morphs.deepen import DeepenPlan, plan_deepen, why_not_deepen
 from onnxmorph.morphs.kernel import KernelPlan, plan_kernel, why_not_kernel
 from onnxmorph.morphs.skip import SkipPlan, plan_skip
 from onnxmorph.morphs.subnet import SubnetPlan, plan_subnet, why_not_subnet
+from onnxmorph.morphs.widen import WidenPlan, plan_widen
 from onnxmorph.plan import Plan
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "plan_kernel",
     "plan_skip",
     "plan_subnet",
+    "plan_widen",
 ]
 
 MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {
@@ -35,6 +37,7 @@ MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {
 
 PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = {
     "deepen": plan_deepen,
+    "widen": plan_widen,
     "kernel": plan_kernel,
     "subnet": plan_subnet,
     "activate": plan_activate,
@@ -43,6 +46,7 @@ PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = {
 
 _PLANS: Mapping[str, Callable[[Mapping[str, Any]], Plan]] = {
     "deepen": DeepenPlan.from_options,
+    "widen": WidenPlan.from_options,
     "kernel": KernelPlan.from_options,
     "subnet": SubnetPlan.from_options,
     "skip": SkipPlan.from_options,

@@ -1,0 +1,390 @@
+"""Width: more channels between layers, by one index map on one coupled group of axes (NM section 3.3, N2N section 2.2).
+
+==================  ===============================  ================================  =========================
+fill                what feeds a new channel         what reads it                     exact for
+==================  ===============================  ================================  =========================
+``zero-out``        random, at the parent's scale    0                                 any activation, BN
+``zero-in``         0                                random, at the parent's scale     chains that take 0 to 0
+``replicate``       a copy of a channel's            its share of the channel's        any element-wise chain
+``pair``            random, the same for two         random, opposite for the two      any element-wise chain
+==================  ===============================  ================================  =========================
+
+Reductions over the widened axis (LayerNorm, RMSNorm, Softmax, Mean ...) mix new channels with old ones. Copying *every*
+channel equally often leaves means, variances, maxima as they are, so a normalised axis is widened to a multiple of its
+size by copies; exact zeros leave sums and scalar products as they are. Everything else is refused with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.errors import Refusal, SelectionError
+from onnxmorph.graph.axes import (
+    NEW,
+    AxisEdit,
+    CoupledAxes,
+    Fill,
+    Group,
+    GroupTable,
+    IndexMap,
+    replicate,
+    resize,
+    zero_out,
+)
+from onnxmorph.graph.axes import apply as rewrite
+from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.target import find_layer, layer_by_key
+from onnxmorph.morphs.zeros import first_not_zero
+from onnxmorph.plan import Change, Plan
+
+__all__ = ["FILLS", "WidenPlan", "plan_widen", "why_not_widen"]
+
+FILLS = ("zero-out", "zero-in", "replicate", "pair")
+
+_EVENLY = frozenset({"layernorm", "rmsnorm", "mean", "max", "min"})
+"""Reductions that equally many copies of every channel leave as they are."""
+
+_ZEROS = frozenset({"sum", "l1", "l2", "bilinear"})
+"""Reductions that exact zeros leave as they are."""
+
+_FIRST_IR_WITH_FREE_INITIALIZERS = 4
+
+_FARTHEST = 4096
+"""How far ``by`` looks for a size that the constraints allow."""
+
+
+def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
+    """Why no fill can widen the output of ``layer``, or ``None`` when one can.
+
+    Args:
+        layer: A layer of the model that ``table`` was made from.
+        table: Its coupled groups; made once for all layers.
+    """
+    if layer.blocked is not None:
+        return layer.blocked
+    try:
+        size = layer.out_channels
+        for to in (size + 1, 2 * size):
+            try:
+                group, _ = resize(table, layer.output, layer.output_axis, to)
+            except Refusal as refusal:
+                if refusal.code != "size-step":
+                    raise
+                continue
+            if not group.conditions:
+                return None
+        group, new = resize(table, layer.output, layer.output_axis, 2 * size)
+        _fill_for(group, new, "zero-out", chosen=False)
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+def plan_widen(
+    model: ir.Model,
+    layer: str | LinearLayer,
+    *,
+    to: int | None = None,
+    by: float | str | None = None,
+    fill: str | None = None,
+    interface: bool = False,
+    seed: int = 0,
+) -> WidenPlan:
+    """Decide how the output of ``layer``, and all that is coupled with it, grows wider; nothing is edited.
+
+    Args:
+        model: The parent.
+        layer: What a person types, or a layer of ``model``.
+        to: Output channels of the child; must meet the group's constraints.
+        by: Or a factor, such as 1.5 or ``"x1.5"``: the next size that the constraints allow.
+        fill: One of :data:`FILLS`; default ``zero-out``, or copies where the axis is normalised and ``to``
+            is a multiple.
+        interface: Also widen an axis that is the model's own signature (class count); the signature then changes.
+        seed: Seeds what new channels hold and where they stand.
+
+    Raises:
+        SelectionError: No such layer, fill or size.
+        Refusal: It cannot be done exactly, with the reason and the nearest sizes that can.
+    """
+    if fill is not None and fill not in FILLS:
+        raise SelectionError(f"no fill {fill!r}: choose from {', '.join(FILLS)}")
+    target = find_layer(model, layer)
+    if target.blocked is not None:
+        raise target.blocked
+    table = _table(model)
+    size = _axis_size(table, target)
+    if (to is None) == (by is None):
+        raise SelectionError("give one of --to and --by")
+    if by is not None:
+        wanted = size * _factor(by)
+        group, new = _next_size(table, target, max(size + 1, math.ceil(wanted - 1e-9)), interface)
+        to = size + (new - group.size) * _step(table, target, group, size)
+    assert to is not None
+    if to <= size:
+        raise Refusal(
+            f"{target.name} has {size} outputs already" + ("" if to == size else f", more than {to}"),
+            way_out="to drop channels, shrink",
+            code="not-wider",
+        )
+    group, new = resize(table, target.output, target.output_axis, to, interface=interface)
+    chosen = _fill_for(group, new, fill or "zero-out", chosen=fill is not None)
+    return WidenPlan(target.key, target.name, size, to, chosen, interface, seed)
+
+
+@dataclass(frozen=True)
+class WidenPlan(Plan):
+    """One axis widened, decided.
+
+    Attributes:
+        layer: Key of the layer whose output grows.
+        name: The layer's name, for people.
+        before: Outputs of the parent.
+        to: Outputs of the child.
+        fill: One of :data:`FILLS`.
+        interface: The model's signature may change.
+        seed: Seed of what new channels hold and where they stand.
+    """
+
+    morph: ClassVar[str] = "widen"
+
+    layer: str
+    name: str
+    before: int
+    to: int
+    fill: str
+    interface: bool
+    seed: int
+
+    def options(self) -> dict[str, Any]:
+        """See :meth:`Plan.options`."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> WidenPlan:
+        """The plan that :meth:`options` came from."""
+        return cls(*(options[name] for name in cls.__dataclass_fields__ if name != "morph"))
+
+    def describe(self) -> str:
+        """See :meth:`Plan.describe`."""
+        signature = "; the model's signature changes" if self.interface else ""
+        return f"{self.name}: widen the output from {self.before} to {self.to} channels, {self.fill}{signature}"
+
+    def edit(self, child: ir.Model) -> Change:
+        """See :meth:`Plan.edit`."""
+        layer = layer_by_key(child, self.layer)
+        if layer.blocked is not None:
+            raise layer.blocked
+        table = _table(child)
+        group, size = resize(table, layer.output, layer.output_axis, self.to, interface=self.interface)
+        _fill_for(group, size, self.fill, chosen=True)
+        rng = np.random.Generator(np.random.PCG64(self.seed))
+        index_map = _index_map(group, size, self.fill, rng)
+        written = rewrite(
+            child, {group: index_map}, _filling(self.fill, group, index_map, self.seed), interface=self.interface
+        )
+        notes = [f"widened with it: {', '.join(written.tensors)}"] if len(written.tensors) > 1 else []
+        if self.interface:
+            notes.append("the model's signature has changed")
+        record = {name: index_map.to_json() for name in [f"{layer.output.name} axis {layer.output_axis}"]}
+        return Change((), 0.0, _frontier(group), tuple(notes), index_maps=record)
+
+
+def _table(model: ir.Model) -> GroupTable:
+    """Coupled groups; below IR version 4 a listed initializer is a constant, as ONNX Runtime has it."""
+    return GroupTable(CoupledAxes.of(model, freeze=model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS))
+
+
+def _axis_size(table: GroupTable, layer: LinearLayer) -> int:
+    axes = table.coupled.axes(layer.output)
+    size = None if axes is None else table.coupled.factors.size(axes[layer.output_axis])
+    if size is None:
+        raise Refusal(f"the width of {layer.name} is not known before a run", code="unknown-size")
+    return size
+
+
+def _step(table: GroupTable, layer: LinearLayer, group: Group, size: int) -> int:
+    """How much wider the axis gets per index of ``group``."""
+    axes = table.coupled.axes(layer.output)
+    assert axes is not None
+    return (table.coupled.factors.size(axes[layer.output_axis], {group.atom: group.size + 1}) or size) - size
+
+
+def _factor(by: float | str) -> float:
+    try:
+        factor = float(str(by).removeprefix("x"))
+    except ValueError:
+        factor = math.nan
+    if not 1 < factor <= 1024:
+        raise SelectionError(f"no factor {by!r}: give a number above 1, such as 1.5 or x2")
+    return factor
+
+
+def _next_size(table: GroupTable, layer: LinearLayer, size: int, interface: bool) -> tuple[Group, int]:
+    """The next size from ``size`` on that the constraints allow."""
+    last: Refusal | None = None
+    for to in range(size, size + _FARTHEST):
+        try:
+            return resize(table, layer.output, layer.output_axis, to, interface=interface)
+        except Refusal as refusal:
+            if refusal.code != "size-step":
+                raise
+            last = refusal
+    assert last is not None
+    raise last
+
+
+def _fill_for(group: Group, size: int, fill: str, *, chosen: bool) -> str:
+    """The fill that is exact for a group: the one asked for, or copies where nothing was asked and only they are.
+
+    Raises:
+        Refusal: None is, with the reason.
+    """
+    kinds = {condition.kind for condition in group.conditions}
+    evenly = size % group.size == 0
+    if fill == "zero-out" and not chosen and kinds and kinds <= _EVENLY and evenly:
+        fill = "replicate"
+    if fill == "zero-out" and not chosen and kinds and kinds <= _ZEROS and first_not_zero(group) is None:
+        fill = "zero-in"
+    allowed: frozenset[str] = frozenset()
+    if fill == "replicate":
+        allowed = _EVENLY if evenly else frozenset({"max", "min"})
+    elif fill == "zero-in":
+        allowed = _ZEROS
+    bad = next((condition for condition in group.conditions if condition.kind not in allowed), None)
+    if bad is not None:
+        way_out = None
+        if kinds <= _EVENLY:
+            multiples = " and ".join(str(group.size * times) for times in (2, 3))
+            way_out = f"widen to a multiple by copies: --fill replicate, {multiples} of the axis's {group.size}"
+        elif kinds <= _ZEROS and first_not_zero(group) is None:
+            way_out = "take --fill zero-in"
+        raise Refusal(f"with {fill}, new channels change what is reduced: {bad.text}", way_out=way_out, code=bad.kind)
+    if fill == "zero-in" and (stays := first_not_zero(group)) is not None:
+        raise Refusal(f"with zero-in, {stays}", way_out="take --fill zero-out", code="not-zero")
+    if fill == "pair" and (size - group.size) % 2:
+        raise Refusal(
+            f"pairs need an even number of new indices, not {size - group.size}",
+            way_out=f"{size - 1} and {size + 1} of the group's indices are",
+            code="pair-odd",
+        )
+    return fill
+
+
+def _index_map(group: Group, size: int, fill: str, rng: np.random.Generator) -> IndexMap:
+    """Where the child's channels come from; permuted where the order means nothing: new ones do not cluster."""
+    old = np.arange(group.size)
+    if fill == "replicate":
+        times, rest = divmod(size, group.size)
+        sources = np.concatenate([*(old for _ in range(times)), rng.permutation(group.size)[:rest]])
+    else:
+        sources = np.concatenate([old, np.full(size - group.size, NEW)])
+    return IndexMap(group.size, rng.permutation(sources) if group.symmetric else sources)
+
+
+def _filling(fill: str, group: Group, index_map: IndexMap, seed: int) -> Fill:
+    if fill == "replicate":
+        return replicate({group: index_map}, seed)
+    if fill == "zero-out":
+        return zero_out(seed)
+    if fill == "zero-in":
+        return _zero_in(seed)
+    return _paired(group, index_map, seed)
+
+
+def _draw(edit: AxisEdit, shape: Sequence[int], random: np.random.Generator) -> np.ndarray:
+    """Numbers at the scale of the parent's own entries, in the stored type."""
+    if edit.parent.dtype.kind in "iub":
+        kept = edit.parent.reshape(-1)
+        return np.asarray(kept[random.integers(kept.size, size=tuple(shape))])
+    spread = float(np.sqrt(np.mean(np.square(edit.parent.astype(np.float64))))) if edit.parent.size else 0.0
+    return np.asarray(random.standard_normal(tuple(shape)) * spread).astype(edit.parent.dtype)
+
+
+def _refuse_tied(edit: AxisEdit) -> None:
+    """One tensor cannot both be what feeds new channels and what reads them where the two differ."""
+    if any("contracted" in roles and len(roles) > 1 for roles in edit.roles_of.values()):
+        raise Refusal(
+            f"'{edit.member.value.name}' both feeds and reads the channels",
+            way_out="take --fill zero-out",
+            code="tied",
+        )
+
+
+def _is_parameter(edit: AxisEdit) -> bool:
+    """A tensor per channel (scale, shift, mean, variance ...), not a weight that channels feed through."""
+    return bool(edit.roles & {"scale", "shift", "mean", "variance", "slope", "quantisation", "index"})
+
+
+def _zero_in(seed: int) -> Fill:
+    """New channels are 0 all the way; what reads them is random, so that gradients reach what feeds them."""
+    random = np.random.default_rng(seed)
+
+    def fill(edit: AxisEdit) -> None:
+        _refuse_tied(edit)
+        front = edit.front()
+        fed, read = edit.fed, edit.read
+        if fed.any():
+            if "variance" in edit.roles or "scale" in edit.roles:
+                front[fed] = 1
+            elif "quantisation" in edit.roles and edit.parent.dtype.kind == "f":
+                front[fed] = np.moveaxis(edit.parent, edit.axis, 0)[:1]
+        if read.any() and "index" not in edit.roles and edit.parent.size:
+            front[read] = _draw(edit, front[read].shape, random)
+
+    return fill
+
+
+def _paired(group: Group, index_map: IndexMap, seed: int) -> Fill:
+    """Two by two, new channels compute the same and are read with opposite signs."""
+    random = np.random.default_rng(seed)
+    new = index_map.new
+    pairs = list(zip(new[0::2].tolist(), new[1::2].tolist(), strict=True))
+
+    def fill(edit: AxisEdit) -> None:
+        if group not in edit.coordinates or edit.parent.size == 0 or "index" in edit.roles:
+            return
+        _refuse_tied(edit)
+        places, front = edit.coordinates[group], edit.front()
+        fed, read = edit.fed, edit.read
+        if (fed.any() or read.any()) and edit.parent.dtype.kind in "iub":
+            raise Refusal(
+                f"'{edit.member.value.name}' is quantised: pairs of opposite signs cannot be stored",
+                way_out="take --fill zero-out",
+                code="quantised",
+            )
+        for one, two in pairs:
+            here, there = np.flatnonzero(places == one), np.flatnonzero(places == two)
+            if read[here].any():
+                drawn = _draw(edit, front[here].shape, random)
+                front[here], front[there] = drawn, -drawn
+            elif fed[here].any():
+                # Parameters per channel are a kept channel's own: drawn at random, a variance could be negative.
+                drawn = _borrowed(edit, here, random) if _is_parameter(edit) else _draw(edit, front[here].shape, random)
+                front[here], front[there] = drawn, drawn
+
+    return fill
+
+
+def _borrowed(edit: AxisEdit, here: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    kept = np.moveaxis(edit.parent, edit.axis, 0)
+    return np.asarray(kept[random.integers(kept.shape[0], size=here.size)])
+
+
+def _frontier(group: Group) -> tuple[str, ...]:
+    """Values computed from the group's channels that do not hold them: they keep their shape and meaning."""
+    holds = {member.value for member in group.members}
+    found: dict[str, None] = {}
+    for member in group.members:
+        if member.is_stored:
+            continue
+        for node in member.value.consumers():
+            for output in node.outputs:
+                if output not in holds and output.name:
+                    found[output.name] = None
+    return tuple(found)

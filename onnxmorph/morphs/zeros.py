@@ -1,0 +1,111 @@
+"""Whether channels that are fed zeros stay exactly zero until they are read: what makes ``zero-in`` exact.
+
+A forward walk over the values of one group. An operator that is not known to take zeros to zeros ends the walk with its
+name; an unknown one is never supposed to.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.graph.axes import Group
+from onnxmorph.graph.constants import constant
+
+__all__ = ["first_not_zero"]
+
+_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
+"""Their new channels are made by new rows that are zero, or carried from a zero operand."""
+
+_KEEP_ZERO = frozenset(
+    {
+        *("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Tanh", "Gelu", "HardSwish", "Mish", "Swish", "Elu", "Selu"),
+        *("Celu", "Softsign", "Erf", "Abs", "Neg", "Sqrt", "Sign", "Sin", "Tan", "Asin", "Atan", "Sinh", "Asinh"),
+        *("Round", "Floor", "Ceil", "Identity", "Dropout", "Cast", "CastLike", "Shrink"),
+        *("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Slice", "Split", "Concat"),
+        *("DepthToSpace", "SpaceToDepth", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"),
+        *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "Resize", "Upsample"),
+    }
+)
+"""Of one operand; of several (Concat), each is a segment of its own."""
+
+_ALL_ZERO = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min"})
+_ANY_ZERO = frozenset({"Mul"})
+
+
+def first_not_zero(group: Group) -> str | None:
+    """The first place, in words, where a new channel fed zeros would not be zero; ``None`` where it stays so."""
+    holds = {member.value for member in group.members}
+    nonzero = {member.value for member in group.stored if member.roles & {"variance", "scale", "quantisation"}}
+    zero: dict[ir.Value, bool] = {member.value: member.value not in nonzero for member in group.stored}
+    for member in group.members:
+        value = member.value
+        node = value.producer()
+        if value in zero or node is None:
+            continue
+        zero[value] = _gives_zero(node, zero, holds)
+    for member in group.members:
+        if member.is_stored or zero.get(member.value, False):
+            continue
+        reader = next((node for node in member.value.consumers() if _reads(node, group)), None)
+        if reader is not None:
+            node = member.value.producer()
+            what = "an input" if node is None else f"{node.op_type} '{node.name or member.value.name}'"
+            return f"a channel fed zeros is not zero after {what}"
+    return None
+
+
+def _reads(node: ir.Node, group: Group) -> bool:
+    """Whether the node contracts the group: by a stored weight that does, or between two activations."""
+    weights = {member.value for member in group.stored if "contracted" in member.roles}
+    if any(value in weights for value in node.inputs if value is not None):
+        return True
+    holds = {member.value for member in group.members}
+    return not any(output in holds for output in node.outputs)
+
+
+def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value]) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    inputs = [value for value in node.inputs if value is not None]
+    op = node.op_type
+    if op in _LINEAR:
+        held = [value for value in inputs if value in holds]
+        biased = node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(inputs) > 2
+        unbiased = not biased or zero.get(inputs[2], False) or _is_zero(inputs[2])
+        return unbiased and bool(held) and all(zero.get(value, False) for value in held)
+    if op in _KEEP_ZERO:
+        first = inputs if op == "Concat" else inputs[:1]
+        return all(zero.get(value, False) for value in first if value in holds) and bool(first)
+    if op == "BatchNormalization":
+        # Scale and variance of a new channel are 1; what must be zero is what is normalised, the mean and the shift.
+        return all(zero.get(inputs[place], False) for place in (0, 2, 3) if place < len(inputs))
+    if op == "Clip":
+        bounds = [constant(value) for value in inputs[1:]]
+        low = float(bounds[0]) if bounds and bounds[0] is not None else _attribute(node, "min", -np.inf)
+        high = float(bounds[1]) if len(bounds) > 1 and bounds[1] is not None else _attribute(node, "max", np.inf)
+        unknown = any(bound is None for bound in bounds)
+        return zero.get(inputs[0], False) and not unknown and low <= 0 <= high
+    if op in _ANY_ZERO:
+        return any(zero.get(value, False) for value in inputs)
+    if op == "Div":
+        below = inputs[1]
+        return zero.get(inputs[0], False) and below not in holds and _never_zero(below)
+    if op in _ALL_ZERO:
+        return all(zero.get(value, False) or _is_zero(value) for value in inputs)
+    return False
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else float(attribute.value)
+
+
+def _is_zero(value: ir.Value) -> bool:
+    array = constant(value)
+    return array is not None and not np.any(array)
+
+
+def _never_zero(value: ir.Value) -> bool:
+    array = constant(value)
+    return array is not None and bool(np.all(array != 0))
