@@ -610,6 +610,15 @@ def test_what_is_no_activation_is_not_taken_for_one(
         assert found is not None and found.same_as(named(str(inner))) and len(found.nodes) == 1
 
 
+def test_a_value_at_zero_is_never_rounded_away() -> None:
+    for op in ("Relu", "Tanh", "HardSwish"):
+        model = ir.from_proto(spelled([f"r = {op}(x)", "y = Add(r, k)"], {"k": 1e-5}))
+        found = recognise(model.graph.inputs[0])
+        assert found is not None
+        exact = 1e-5 if len(found.nodes) == 2 else 0.0
+        assert found.at_zero == pytest.approx(exact, rel=1e-6)
+
+
 def test_an_inner_value_that_is_an_output_of_the_graph_ends_the_region() -> None:
     lines = ["s = Sigmoid(x)", "y = Mul(x, s)"]
     found = recognise(ir.from_proto(spelled(lines, {}, extra_outputs=["s"])).graph.inputs[0])
