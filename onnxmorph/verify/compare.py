@@ -31,7 +31,7 @@ from onnxmorph.verify.noise import is_floating
 
 __all__ = ["LIMIT", "Measurement", "flatten", "measure", "record"]
 
-LIMIT = 30.0
+LIMIT = 20.0
 """Largest quotient of difference and noise that counts as rounding; how it was found: tests/verify/test_compare.py."""
 
 _NONDETERMINISTIC_SHARE = 1e-3
@@ -274,20 +274,27 @@ def _worst_channel(
         others = tuple(other for other in range(rank) if other != axis)
         moved = np.sqrt(np.mean(difference**2, axis=others))
         size = np.sqrt(np.mean(magnitude**2, axis=others))
-        own = np.sqrt(np.mean([np.mean(array**2, axis=others) for array in noise], axis=0)) if noise else 0.0 * moved
-        moving = own[own > 0]
-        typical = float(np.median(moving)) if moving.size else 0.0
-        overall = float(np.sqrt(np.mean(own**2)))
-        allowed = np.maximum(np.maximum(own, max(typical, _OVERALL_SHARE * overall)), unit * size)
+        allowed = np.maximum(_channel_noise(noise, others, difference.shape[axis]), unit * size)
         allowed[allowed == 0] = floor
         if child_noise is not None:
-            own_child = np.sqrt(np.mean(child_noise**2, axis=others))
+            own_child = _channel_noise([child_noise], others, difference.shape[axis])
             allowed = np.maximum(allowed, np.minimum(own_child, MOST_CHILD_NOISE * allowed))
         ratios = moved / allowed
         index = int(np.argmax(ratios))
         if ratios[index] > worst:
             worst, where = float(ratios[index]), (axis, index)
     return worst, where
+
+
+def _channel_noise(noise: Sequence[Array], others: tuple[int, ...], channels: int) -> Array:
+    """Root mean square noise of each channel, not below the median of those that move nor a share of the overall."""
+    if not noise:
+        return np.zeros(channels)
+    own: Array = np.sqrt(np.mean([np.mean(array**2, axis=others) for array in noise], axis=0))
+    moving = own[own > 0]
+    typical = float(np.median(moving)) if moving.size else 0.0
+    overall = float(np.sqrt(np.mean(own**2)))
+    return np.maximum(own, max(typical, _OVERALL_SHARE * overall))
 
 
 def record(comparison: Comparison, measured: Measurement, run: int, limit: float = LIMIT) -> None:

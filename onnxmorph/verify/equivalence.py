@@ -44,6 +44,8 @@ _MOST_FAILING_SETS = 2
 _EXTRA_NOISE = 3
 _KEPT_REFERENCES = 3
 _MOST_KEPT_BYTES = 1 << 28
+_MOST_MOVED_BYTES = 1 << 27
+_LARGE_BYTES = 1 << 29
 _GROUP_BYTES = 48 << 20
 _PROBED_VALUES = 16
 _SECONDS_FOR_FAULTS = 2.0
@@ -164,8 +166,12 @@ class _Verification:
         self.request, self.certificate = request, certificate
         self.unit = unit
         self.changes: Changes = changes(parent, child)
+        self.size = sum(tensor.nbytes for tensor in tensors(parent).values())
         self.asked = dict(_checked_frontier(parent, child, request.frontier))
         self.suspects = self._suspects()
+        self.region = set(self.changes.region)
+        if not self.changes.tensors and not self.changes.frontier:
+            self.region |= {str(value.name) for value in self.suspects}
         outputs = [str(value.name) for value in parent.graph.outputs]
         self.stage = Stage(certificate.provider, outputs, self._pairs(outputs), wide, draws(parent, child))
         self.plan = InputPlan(parent, shapes=request.shapes, seed=request.seed, rows=self.changes.rows)
@@ -211,14 +217,20 @@ class _Verification:
     def run(self) -> None:
         """Feeds both models, fills the certificate's comparisons and failures, and plants the faults."""
         certificate = self.certificate
-        certificate.tiers = ["optimisations off", "optimisations on (outputs)"]
+        certificate.tiers = ["optimisations off"]
+        if self.size <= _LARGE_BYTES:
+            certificate.tiers.append("optimisations on (outputs)")
+        else:  # optimised sessions hold repacked copies of all weights
+            certificate.warnings.append(
+                "optimised sessions were left out: their copies of the weights would fill memory"
+            )
         self.parent_running = self.stage.open(self.parent)
         drawing = self.stage.open(self.parent, drawing=True) if self.stage.drawn else None
         sets = self._input_sets(drawing)
         child, child_optimised = self._open_child()
-        self.parent_optimised = self.stage.open(self.parent, optimise=True)
+        self.parent_optimised = self.stage.open(self.parent, optimise=True) if child_optimised is not None else None
         self._near = [self._open_near()]
-        self._far = self.stage.open(moved_weights(self.parent, self.noise), optimise=False)
+        self._far = self.stage.open(moved_weights(self.parent, self.noise, most_bytes=_MOST_MOVED_BYTES))
         groups = self._groups(sets[0].feeds) if sets else []
         used: list[InputSet] = []
         failing = 0
@@ -228,15 +240,16 @@ class _Verification:
             judged = False
             try:
                 for group in groups:
-                    reference = self._reference(item.feeds, group, repeat=index < _REPEATED_SETS)
+                    reference = self._reference(item, group, repeat=index < _REPEATED_SETS)
                     if reference is None:
                         continue
                     judged = True
                     with _blaming_child(f"the parent runs at {item.description} and the child does not"):
                         values = child.values(item.feeds, group)
-                        optimised = child_optimised.values(item.feeds, group)
+                        optimised = child_optimised.values(item.feeds, group) if child_optimised is not None else {}
                     self._judge(reference, values, len(used), optimised=False)
-                    self._judge(reference, optimised, len(used), optimised=True)
+                    if optimised:
+                        self._judge(reference, optimised, len(used), optimised=True)
                     self._keep(reference)
             except _ChildFailure as failure:
                 certificate.failures.append(str(failure))
@@ -290,12 +303,14 @@ class _Verification:
                 item.feeds |= drawing.values(item.feeds, self.stage.drawn)
         return sets
 
-    def _open_child(self) -> tuple[Running, Running]:
+    def _open_child(self) -> tuple[Running, Running | None]:
         with _blaming_child("the parent loads and the child does not"):
-            return self.stage.open(self.child, child=True), self.stage.open(self.child, child=True, optimise=True)
+            child = self.stage.open(self.child, child=True)
+            large = self.size > _LARGE_BYTES
+            return child, None if large else self.stage.open(self.child, child=True, optimise=True)
 
     def _open_near(self) -> Running:
-        return self.stage.open(moved_weights(self.parent, self.noise, only=self.changes.region))
+        return self.stage.open(moved_weights(self.parent, self.noise, only=self.region, most_bytes=_MOST_MOVED_BYTES))
 
     def _groups(self, feeds: Feeds) -> list[list[str]]:
         """Values to look at in one run: all of them, or as many as fit into memory in all their copies."""
@@ -316,9 +331,16 @@ class _Verification:
                 room -= size
         return groups
 
-    def _reference(self, feeds: Feeds, names: list[str], *, repeat: bool) -> Reference | None:
-        reference = Reference(feeds, names, self.parent_running.values(feeds, names), unit=self.unit)
+    def _reference(self, item: InputSet, names: list[str], *, repeat: bool) -> Reference | None:
+        """The parent's values, and its noise; ``None`` where it does not run or gives only NaN and infinity."""
+        feeds = item.feeds
+        try:
+            reference = Reference(feeds, names, self.parent_running.values(feeds, names), unit=self.unit)
+        except RuntimeFailure as failure:
+            self.plan.dropped.append({"sizes": item.sizes, "inputs": item.description, "reason": str(failure)[:200]})
+            return None
         if reference.says_nothing():
+            self.plan.dropped.append({"inputs": item.description, "reason": "the parent gives only NaN and infinity"})
             return None
         if repeat:
             reference.repeats.append(self.parent_running.values(feeds, names))
@@ -330,8 +352,9 @@ class _Verification:
         if outputs:
             with contextlib.suppress(RuntimeFailure):
                 reference.far.append(self._far.values(moved, outputs))
-            with contextlib.suppress(RuntimeFailure):
-                reference.far.append(self.parent_optimised.values(feeds, outputs))
+            if self.parent_optimised is not None:
+                with contextlib.suppress(RuntimeFailure):
+                    reference.far.append(self.parent_optimised.values(feeds, outputs))
         return reference
 
     # -- the verdict ---------------------------------------------------------------------------------------------------
@@ -392,7 +415,9 @@ class _Verification:
                 reference.near.append(running.values(feeds, reference.names))
         changed = {str(value.name) for value in self.changes.tensors}
         if self._moved_child is None and changed:
-            self._moved_child = self.stage.open(moved_weights(self.child, self.noise, only=changed), child=True)
+            self._moved_child = self.stage.open(
+                moved_weights(self.child, self.noise, only=changed, most_bytes=_MOST_MOVED_BYTES), child=True
+            )
         if self._moved_child is not None:
             with contextlib.suppress(RuntimeFailure):
                 reference.moved_child = self._moved_child.values(reference.feeds, reference.names)
@@ -422,7 +447,7 @@ class _Verification:
             return
         if not certificate.inputs:
             raise RuntimeFailure(
-                "not verifiable here: the parent gives nothing but NaN and infinity on every set of inputs; "
+                "not verifiable here: the parent fails or gives nothing but NaN and infinity on every set of inputs; "
                 "give real data by --inputs"
             )
         judged = [leaf for leaf in [*certificate.outputs, *certificate.inner] if leaf.status != "nondeterministic"]

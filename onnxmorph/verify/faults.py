@@ -155,7 +155,7 @@ def summarise(trials: list[FaultTrial]) -> tuple[float | None, list[str]]:
     if not any(shares[largest]):
         warnings.append(
             f"blind: none of {len(shares[largest])} planted faults of {largest:.0%} of a weight's spread was seen; "
-            "the outputs hardly depend on what changed"
+            "the precision is too coarse, or what lies behind does not depend on what changed"
         )
         return None, warnings
     if not all(shares[largest]):

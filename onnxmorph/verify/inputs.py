@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ Feeds = dict[str, Any]
 Assignment = dict[str, int]
 
 _MOST_ELEMENTS = 1 << 22
+_MOST_TRIALS = 120
 _SIZES = (
     40,
     64,
@@ -155,6 +156,7 @@ class InputPlan:
         self._next_id: dict[str, int] = {}
         self._ids_seen: dict[str, set[int]] = {}
         self.dropped: list[dict[str, Any]] = []
+        self._other_choices: list[tuple[Assignment, int]] = []
         given = dict(shapes or {})
         names = [str(value.name) for value in required_inputs(model)]
         for name in given:
@@ -162,6 +164,7 @@ class InputPlan:
                 raise SelectionError(f"--shape {name}: the model has no input of this name{did_you_mean(name, names)}")
         self.specs = [_spec(model, value, given.get(str(value.name))) for value in required_inputs(model)]
         self.symbols = _symbols(self.specs)
+        self._batches, self._secondary = self._find_batches()
         self._reach = _largest_kernel(model)
 
     # -- sizes ---------------------------------------------------------------------------------------------------------
@@ -201,9 +204,10 @@ class InputPlan:
         if not self.symbols:
             if not attempt({}):
                 raise RuntimeFailure(f"not verifiable here: the parent does not run: {first_failure}")
+            self._find_other_choices(found, runs, out_of_time)
             return found
         for sizes in self._bases():
-            if attempt(sizes) or (out_of_time() and len(tried) > 3):
+            if attempt(sizes) or len(tried) >= _MOST_TRIALS or (out_of_time() and len(tried) > 3):
                 break
         if not found:
             raise RuntimeFailure(
@@ -213,29 +217,46 @@ class InputPlan:
         for sizes in self._variants(found[0]):
             if len(found) >= most or out_of_time():
                 break
-            if len(tried) > 60:
+            if len(tried) >= 2 * _MOST_TRIALS:
                 break
             attempt(sizes)
+        self._find_other_choices(found, runs, out_of_time)
         return found
 
+    def _find_other_choices(
+        self, found: Sequence[Assignment], runs: Callable[[Feeds], None], out_of_time: Callable[[], bool]
+    ) -> None:
+        """Sizes for the other values of inputs that choose a branch, which may need sizes of their own."""
+        if not any(_chooses(spec) for spec in self.specs):
+            return
+        for index in (1, 2):
+            for sizes in [*found, *self._bases()][:_MOST_TRIALS]:
+                try:
+                    runs(self.make(sizes, "normal", index, keep_ids=False))
+                except RuntimeFailure:
+                    if out_of_time():
+                        return
+                    continue
+                self._other_choices.append((sizes, index))
+                break
+
     def _bases(self) -> list[Assignment]:
+        """First assignments to try: one size for every symbol, beyond the kernels first, and a batch of 2 or 1."""
         floor = self._reach + 2
         sizes = [size for size in _SIZES if size >= floor] + list(_SIZES_LONG)
         sizes += [size for size in _SIZES if size < floor]
+        pasts = (0, 5) if any(_is_past(symbol) for symbol in self.symbols) else (0,)
         bases: list[Assignment] = []
         for size in sizes:
             for batch in (2, 1):
-                bases.append(self._assign(batch, size, past=0))
-                if any(_is_past(symbol) for symbol in self.symbols):
-                    bases.append(self._assign(batch, size, past=5))
-                if batch == 2 and not any(self._is_batch(symbol) for symbol in self.symbols):
-                    break
+                for past in pasts:
+                    # Exporters that name no dimension leave it open which ones are the batch: try both readings.
+                    for batches in (self._batches, self._batches | self._secondary):
+                        bases.append(self._assign(batch, size, past, batches))
         return [sizes for sizes in bases if self._elements(sizes) <= 4 * _MOST_ELEMENTS]
 
-    def _assign(self, batch: int, size: int, past: int) -> Assignment:
-        sizes = {
-            symbol: batch if self._is_batch(symbol) else past if _is_past(symbol) else size for symbol in self.symbols
-        }
+    def _assign(self, batch: int, size: int, past: int, batches: Collection[str]) -> Assignment:
+        sizes = {symbol: batch if symbol in batches else past if _is_past(symbol) else size for symbol in self.symbols}
         for symbol in self.symbols:
             if "total" in symbol.lower() and any(_is_past(other) for other in self.symbols):
                 sizes[symbol] = past + size
@@ -243,8 +264,10 @@ class InputPlan:
 
     def _variants(self, base: Assignment) -> list[Assignment]:
         """Other assignments: everything changed first, then one symbol at a time, odd sizes before round ones."""
-        free = [symbol for symbol in self.symbols if not self._is_batch(symbol) and not _is_past(symbol)]
-        batches = [symbol for symbol in self.symbols if self._is_batch(symbol)]
+        if self._batches and all(base[symbol] == base[min(self._batches)] for symbol in self._secondary):
+            self._batches |= self._secondary
+        free = [symbol for symbol in self.symbols if symbol not in self._batches and not _is_past(symbol)]
+        batches = [symbol for symbol in self.symbols if symbol in self._batches]
         past = [symbol for symbol in self.symbols if _is_past(symbol)]
         size = base[free[0]] if free else 0
         others = [n for n in (47, 33, 21, 96, 128, 64, size + 32, 2 * size, 10, 160) if n != size and n > self._reach]
@@ -269,20 +292,23 @@ class InputPlan:
         # Sizes matter more than batches, of which one costs little and is nearly always possible.
         return mixed[:2] + variants[:1] + mixed[2:4] + variants[1:] + mixed[4:]
 
-    def _is_batch(self, symbol: str) -> bool:
-        name = symbol.lower()
-        return name in _BATCH_NAMES or "batch" in name or symbol in self._leading
-
-    @property
-    def _leading(self) -> set[str]:
-        """Symbols that stand first in some input of rank two or more and nowhere else."""
+    def _find_batches(self) -> tuple[set[str], set[str]]:
+        """Symbols that are batches by their name or place, and nameless ones of other inputs that may be."""
         first: set[str] = set()
         later: set[str] = set()
         for spec in self.specs:
             for axis, dim in enumerate(spec.dims):
                 if isinstance(dim, str):
                     (first if axis == 0 and len(spec.dims) > 1 else later).add(dim)
-        return first - {dim for dim in later if not any(s.dims == (dim,) for s in self.specs)}
+        leading = first - {dim for dim in later if not any(spec.dims == (dim,) for spec in self.specs)}
+        named = {symbol for symbol in self.symbols if symbol.lower() in _BATCH_NAMES or "batch" in symbol.lower()}
+        secondary = {
+            dim
+            for spec in self.specs[1:]
+            for axis, dim in enumerate(spec.dims)
+            if isinstance(dim, str) and (dim == f"{spec.name}.{axis}" or dim.startswith("unk__"))
+        }
+        return leading | named, secondary - leading - named
 
     def _elements(self, sizes: Assignment) -> int:
         return max((int(np.prod(_shape(spec, sizes), dtype=np.float64)) for spec in self.specs), default=0)
@@ -305,6 +331,10 @@ class InputPlan:
             feeds = self.make(chosen, distribution, index)
             label = ", ".join(f"{symbol}={size}" for symbol, size in chosen.items())
             made.append(InputSet(feeds, f"{distribution}" + (f" at {label}" if label else ""), chosen, distribution))
+        for place, (chosen, index) in enumerate(self._other_choices):
+            feeds = self.make(chosen, "normal", index)
+            # Early, so that a short budget reaches every branch.
+            made.insert(1 + place, InputSet(feeds, "normal, on another branch", chosen, "normal"))
         return made
 
     def make(self, sizes: Assignment, distribution: str, index: int, *, keep_ids: bool = True) -> Feeds:
@@ -343,7 +373,7 @@ class InputPlan:
             choices = sorted({*known, *(value + 1 for value in known)}, key=lambda value: value not in known)
             return np.full(shape, choices[index % len(choices)]).astype(dtype)
         if kind == "length":
-            longest = max((size for symbol, size in request.sizes.items() if not self._is_batch(symbol)), default=0)
+            longest = max((size for symbol, size in request.sizes.items() if symbol not in self._batches), default=0)
             longest = longest or _longest_axis(self.specs)
             lengths = generator.integers(max(1, longest // 2), longest + 1, shape)
             if lengths.size:
@@ -424,6 +454,11 @@ def _mask(shape: tuple[int, ...], index: int, generator: np.random.Generator) ->
 def _longest_axis(specs: Sequence[InputSpec]) -> int:
     fixed = [dim for spec in specs if spec.is_float() for dim in spec.dims[1:] if isinstance(dim, int)]
     return max(fixed, default=1)
+
+
+def _chooses(spec: InputSpec) -> bool:
+    """Whether this is one number that picks a branch."""
+    return not spec.is_float() and spec.dims in ((), (1,)) and spec.kind() in ("choice", "mask")
 
 
 def _is_image(spec: InputSpec) -> bool:

@@ -75,6 +75,8 @@ class Running:
             RuntimeFailure: The run failed.
         """
         asked = [name for name in (self._names if names is None else names) if name in self._names]
+        if not asked:
+            return {}
         raw = self._session.run(self._fed(feeds), list(dict.fromkeys(self._names[name] for name in asked)))
         values: Values = {}
         for name in asked:

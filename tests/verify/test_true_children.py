@@ -129,7 +129,7 @@ def test_random_draws_are_shared() -> None:
     signature = "(float[N,8] x) => (float[N,8] y)"
     body = "n = RandomNormalLike(x)\n s = Add(x, n)\n y = {}"
     parent = small_model(signature, body.format("Relu(s)"))
-    child = small_model(signature, body.format("Max(s, zero)"), {"zero": np.float32(0)})
+    child = small_model(signature, body.format("Max(s, zero)"), {"zero": np.zeros((), np.float32)})
     wrong = small_model(signature, body.format("Neg(s)"))
     certificate = judge(parent, child)
     assert certificate.equivalent, certificate.failures

@@ -24,7 +24,7 @@ def conv(w: np.ndarray, body: str = "y = Conv<pads=[1,1,1,1]>(x, w, b)", b: np.n
 
 def test_prelu_in_the_place_of_relu() -> None:
     relu = small_model("(float[N,8] x) => (float[N,8] y)", "y = Relu(x)")
-    prelu = small_model("(float[N,8] x) => (float[N,8] y)", "y = PRelu(x, a)", {"a": np.float32([0.25])})
+    prelu = small_model("(float[N,8] x) => (float[N,8] y)", "y = PRelu(x, a)", {"a": np.full(1, 0.25, np.float32)})
     certificate = judge(relu, prelu)
     assert not certificate.equivalent
     assert "output 'y'" in certificate.failures[0]
