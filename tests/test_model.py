@@ -228,6 +228,16 @@ def test_maps_sequences_optionals_and_denotations_are_kept(tmp_path: Path) -> No
     round_trip(write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx")
 
 
+def test_value_infos_of_initializers_are_kept_where_the_file_has_them_and_not_invented(tmp_path: Path) -> None:
+    proto = two_layers()
+    info = helper.make_tensor_value_info("w1", TensorProto.FLOAT, [16, 32])
+    proto.graph.value_info.append(info)
+    round_trip(write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx")
+    written = onnx.load(tmp_path / "out.onnx").graph.value_info
+    assert sorted(i.name for i in written) == ["h", "w1"]
+    assert info in written
+
+
 def test_names_empty_and_repeated_and_skipped_outputs_are_kept(tmp_path: Path) -> None:
     proto = two_layers()
     for node in proto.graph.node[:2]:
@@ -607,6 +617,19 @@ def test_data_in_several_files_and_folders_becomes_one_file(tmp_path: Path) -> N
     assert result.data_path is not None and result.data_path.stat().st_size < 3 * 4096 + 4000
 
 
+def test_what_is_taken_over_keeps_its_place_within_a_page_so_that_file_systems_can_share_blocks(tmp_path: Path) -> None:
+    path = external(two_layers(), tmp_path / "in.onnx")
+    child = files.clone(files.load(path))
+    child.graph.initializers["w1"].const_value = ir.Tensor(array(16, 32, seed=5))  # what follows w1 moves up
+    files.save(child, tmp_path / "out.onnx")
+    offsets = [
+        {t.name: int(t.external_data[1].value) for t in onnx.load(p, load_external_data=False).graph.initializer}
+        for p in (path, tmp_path / "out.onnx")
+    ]
+    for name in ("w2", "b1"):
+        assert offsets[0][name] % 4096 == offsets[1][name] % 4096 != 0
+
+
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
@@ -626,6 +649,7 @@ def test_data_in_several_files_and_folders_becomes_one_file(tmp_path: Path) -> N
         ({"location": "hard"}, "hard link"),
         ({"location": "pipe"}, "not a regular file"),
         ({"offset": "4000000"}, "has only"),
+        ({"offset": "2000"}, "bytes 2000 to 4048 of 'm.onnx.data', which has only"),
         ({"offset": "-4"}, "no valid number"),
         ({"offset": "1e3"}, "no valid number"),
         ({"offset": "9" * 5000}, "no valid number"),
