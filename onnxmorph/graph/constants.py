@@ -10,6 +10,7 @@ model-local function and attributes that refer to the function's own are not con
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,8 @@ _CONSTANT_NUMBERS = {
     "value_string": np.object_,
     "value_strings": np.object_,
 }
+LONGEST_CHAIN = 1024
+"""Values; what is computed from more than this many is not taken for a constant."""
 _CHUNK = 1 << 22
 """Numbers looked at in one go when a large tensor is searched for NaN: 16 MB of float32."""
 
@@ -76,36 +79,62 @@ class _Walk:
     reason: str | None
 
 
-def _walk(value: ir.Value) -> _Walk:
-    """Everything a value is computed from, in evaluation order; ``reason`` says where it stops being constant."""
-    order: list[ir.Node] = []
-    roots: list[ir.Value] = []
-    done: set[ir.Value | ir.Node] = set()
-    stack: list[tuple[ir.Value | ir.Node, bool]] = [(value, False)]
-    while stack:
-        item, expanded = stack.pop()
-        if expanded:
-            order.append(item)  # type: ignore[arg-type]  # only nodes are pushed a second time
-            continue
-        if item in done:
-            continue
-        done.add(item)
-        here: ir.Value = item  # type: ignore[assignment]
+def _obstacle(value: ir.Value) -> str | None:
+    """Why a value is not known before a run, or ``None`` when it is; breadth first, for that finds an answer soonest.
+
+    Most values asked about are activations. Behind a sum of a residual network lies the whole network by one operand,
+    and by the other a Relu that settles it.
+    """
+    seen = {value}
+    waiting = deque([value])
+    while waiting:
+        here = waiting.popleft()
         if stored(here) is not None:
-            roots.append(here)
             continue
         node = here.producer()
         if node is None:
             kind = "a graph or function input" if here.is_graph_input() else "not stored in the model"
-            return _Walk((), (), f"'{here.name}' is {kind}")
-        if node in done:
-            continue
-        done.add(node)
+            return f"'{here.name}' is {kind}"
         if not supported(node):
             what = "a sparse or referenced constant" if node.op_type == "Constant" else f"computed by {node.op_type}"
-            return _Walk((), (), f"'{here.name}' is {what}")
-        stack.append((node, True))
-        stack.extend((needed, False) for needed in reversed(_needed(node)))
+            return f"'{here.name}' is {what}"
+        for needed in _needed(node):
+            if needed in seen:
+                continue
+            producer = needed.producer()
+            if producer is not None and producer.op_type != "Constant" and not supported(producer):
+                return f"'{needed.name}' is computed by {producer.op_type}"
+            seen.add(needed)
+            waiting.append(needed)
+        if len(seen) > LONGEST_CHAIN:
+            return f"'{value.name}' is computed by more than {LONGEST_CHAIN} steps"
+    return None
+
+
+def _walk(value: ir.Value) -> _Walk:
+    """Everything a value is computed from, in evaluation order; ``reason`` says where it stops being constant."""
+    reason = _obstacle(value)
+    if reason is not None:
+        return _Walk((), (), reason)
+    order: list[ir.Node] = []
+    roots: list[ir.Value] = []
+    done: set[ir.Value | ir.Node] = set()
+    stack: list[ir.Value | ir.Node] = [value]  # a node lies below what it needs and comes up after it
+    while stack:
+        item = stack.pop()
+        if isinstance(item, ir.Node):
+            order.append(item)
+            continue
+        if item in done:
+            continue
+        done.add(item)
+        node = item.producer()
+        if stored(item) is not None or node is None:
+            roots.append(item)
+        elif node not in done:
+            done.add(node)
+            stack.append(node)
+            stack.extend(reversed(_needed(node)))
     return _Walk(tuple(order), tuple(roots), None)
 
 

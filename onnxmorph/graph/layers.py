@@ -7,7 +7,7 @@ how the stored weight relates to the kernel is `WeightForm`'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class Following:
     activation: Activation | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinearLayer:
     """One linear layer of a model.
 
@@ -101,9 +101,9 @@ class LinearLayer:
     output_axis: int
     bias_scale: float
     repeated: bool
-    shapes: Shapes = field(repr=False)
+    shapes: Shapes
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         taps = "x".join(map(str, self.kernel))
         return (
             f"#{self.index} {self.name} ({self.op} {self.in_channels}->{self.out_channels}{' ' + taps if taps else ''})"

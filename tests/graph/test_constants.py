@@ -125,10 +125,13 @@ def test_an_initializer_the_caller_may_replace() -> None:
 
 
 def test_a_long_chain_and_a_circle_end() -> None:
-    nodes = [node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(3000)]
-    graph = read(model(nodes, {}, ["v3000"], {"v0": np.ones(3, np.float32)}))
-    got = constant(graph.graph.outputs[0])
+    def chained(length: int) -> ir.Value:
+        nodes = [node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(length)]
+        return read(model(nodes, {}, [f"v{length}"], {"v0": np.ones(3, np.float32)})).graph.outputs[0]
+
+    got = constant(chained(1000))
     assert got is not None and got.tolist() == [1, 1, 1]
+    assert not is_constant(chained(2000)) and "more than 1024 steps" in (chain(chained(2000)).reason or "")
     circle = read(
         model([node("Add", ["b", "w"], ["a"]), node("Neg", ["a"], ["b"])], {}, ["b"], {"w": np.ones(1, np.float32)})
     )
@@ -157,3 +160,16 @@ def test_nan_is_found_in_any_piece(monkeypatch: pytest.MonkeyPatch) -> None:
         bad[place] = np.nan
         assert non_finite(bad) and non_finite(bad.T)
     assert non_finite(np.array([np.inf], np.float16))
+
+
+def test_a_deep_network_is_not_searched_for_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = []
+    for i in range(500):
+        nodes += [node("Relu", [f"v{i}"], [f"r{i}"]), node("Add", [f"v{i}", f"r{i}"], [f"v{i + 1}"])]
+    graph = read(model(nodes, {"v0": (np.float32, [2])}, ["v500"]))
+    asked: list[str] = []
+    from onnxmorph.graph import constants
+
+    monkeypatch.setattr(constants, "supported", lambda each: asked.append(each.op_type) or each.op_type == "Add")
+    assert not is_constant(graph.graph.outputs[0])
+    assert len(asked) < 10
