@@ -78,7 +78,7 @@ def alternating_bytes(
 
 
 def system_matrix(fixed: Array, solved_taps: tuple[int, ...]) -> Array:
-    """``A[(a, w), (l, u)] = fixed[a, l, w - u]``: ``(g, a * K~, l * K_solved)``, so that ``A vec(solved) = vec(G~)``."""
+    """``A[(a, w), (l, u)] = fixed[a, l, w - u]``, ``(g, a K~, l K_solved)``: ``A vec(solved) = vec(G~)``."""
     groups, outer, width = fixed.shape[:3]
     taps = fixed.shape[3:]
     size = extent((taps, solved_taps))
@@ -87,6 +87,21 @@ def system_matrix(fixed: Array, solved_taps: tuple[int, ...]) -> Array:
         window: Any = tuple(slice(start, start + length) for start, length in zip(u, taps, strict=True))
         matrix[(slice(None), slice(None), *window, slice(None), *u)] = np.moveaxis(fixed, 2, -1)
     return matrix.reshape(groups, outer * math.prod(size), width * math.prod(solved_taps))
+
+
+def _symmetric_solver(gram: Array) -> Callable[[Array], Array]:
+    """``b -> S+ b`` for one large Gram matrix: by Cholesky, or by its eigenvectors where it is singular."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    try:
+        factor, lower = cho_factor(gram, lower=True, check_finite=False)
+        if float(np.diagonal(factor).min()) ** 2 >= 1e-12 * float(np.trace(gram)) / len(gram):
+            return lambda b: np.asarray(cho_solve((factor, lower), b, check_finite=False))
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(gram)
+    inverse = np.where(values > _NULL**2 * values[-1], 1 / np.maximum(values, 1e-300), 0.0)
+    return lambda b: np.asarray(vectors @ (inverse[:, None] * (vectors.T @ b)))
 
 
 def _pseudo_inverse(matrix: Array) -> Callable[[Array], Array]:
@@ -98,21 +113,7 @@ def _pseudo_inverse(matrix: Array) -> Callable[[Array], Array]:
     size = gram.shape[1]
     solvers: list[Callable[[Array], Array]] = []
     if size > 192:
-        from scipy.linalg import cho_factor, cho_solve, eigh
-
-        for part in gram:
-            scale = float(np.trace(part)) / size
-            try:
-                factor = cho_factor(part, lower=True, check_finite=False)
-                if float(np.diagonal(factor[0]).min()) ** 2 < 1e-12 * scale:
-                    raise np.linalg.LinAlgError
-                solvers.append(lambda b, factor=factor: cho_solve(factor, b, check_finite=False))
-            except np.linalg.LinAlgError:
-                values, vectors = eigh(part, check_finite=False)
-                inverse = np.where(values > _NULL**2 * values[-1], 1 / np.maximum(values, 1e-300), 0.0)
-                solvers.append(
-                    lambda b, vectors=vectors, inverse=inverse: vectors @ (inverse[:, None] * (vectors.T @ b))
-                )
+        solvers = [_symmetric_solver(part) for part in gram]
     else:
         values, vectors = np.linalg.eigh(gram)
         keep = values > _NULL**2 * np.maximum(values[:, -1:], 1e-300)

@@ -189,8 +189,8 @@ def identity_kernel(
 ) -> Array:
     """The kernel that passes every channel on (Net2DeeperNet, N2N section 2.3).
 
-    The padding that makes the layer an identity is ``tap`` before and ``K - 1 - tap`` after on every axis, in taps (times
-    the dilation in pixels).
+    The padding that makes the layer an identity is ``tap`` before and ``K - 1 - tap`` after on every axis, in taps
+    (times the dilation in pixels).
 
     Args:
         channels: channels in and out.

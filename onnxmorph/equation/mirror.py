@@ -1,8 +1,8 @@
 """Mirror depth: a plain non-linear layer, inserted exactly.
 
 Where the odd part of an activation is linear, ``phi(x) - phi(-x) = c x``, the factors ``[V; -V]`` and ``[Z, -Z] / c``
-with ``Z ⊛ V = G~`` compute the parent with ``phi`` itself between them: ReLU, LeakyReLU and PReLU (``c = 1 + slope``), GELU,
-SiLU, HardSwish, Softplus (``c = 1``). No parameter to un-learn, no zeros.
+with ``Z ⊛ V = G~`` compute the parent with ``phi`` itself between them: ReLU, LeakyReLU and PReLU
+(``c = 1 + slope``), GELU, SiLU, HardSwish, Softplus (``c = 1``). No parameter to un-learn, no zeros.
 """
 
 from __future__ import annotations

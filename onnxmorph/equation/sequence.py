@@ -1,9 +1,9 @@
 """Sequential subnets (NM eq. 19): one kernel becomes ``n`` factors, ``Fn ⊛ ... ⊛ F1 = G~``.
 
-Where one factor can hold all the parent's taps, the chain has a closed form. In every gap the hidden channels are of three
-kinds: *core* channels, which carry the input before that factor and the output after it; *null* channels, which are
-written at random and read by null channels only; *rim* channels, which are written by rim channels only, so that they
-carry nothing, and are read at random by all. No path leads from the input through a filler to the output, so the
+Where one factor can hold all the parent's taps, the chain has a closed form. In every gap the hidden channels are of
+three kinds: *core* channels, which carry the input before that factor and the output after it; *null* channels, which
+are written at random and read by null channels only; *rim* channels, which are written by rim channels only, so that
+they carry nothing, and are read at random by all. No path leads from the input through a filler to the output, so the
 fillers may have any values and any taps, and a random mix of each gap's channels leaves no zeros::
 
     F_i = T_i^-1 L_i T_(i-1),    L_i block triangular in the order rim -> core -> null

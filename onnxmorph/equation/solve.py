@@ -226,7 +226,7 @@ def solve(
     method: Method = "auto",
     memory_limit: int = MEMORY_LIMIT,
 ) -> Factorization:
-    """Two factors whose composition is ``kernel`` zero-padded to their extent (NM eq. 6, Algorithms 1 and 2, and beyond).
+    """Two factors whose composition is ``kernel`` zero-padded to their extent (NM eq. 6, Algorithms 1 and 2, beyond).
 
     Args:
         kernel: the parent's, ``(out, in / groups, *taps)``, any float type.
@@ -295,7 +295,7 @@ def solve_scaled(
                 best = _denser(best, problem, form, whole, hidden, kind, generator, fan_in_factor, memory_limit)
     asked = method == "alternating"
     starved = best is None or not best.exact or (best.method == "practical" and not best.dense)
-    if asked or (method == "auto" and starved and np.any(kernel)):
+    if asked or (method == "auto" and starved and bool(np.any(kernel))):
         sizes = (problem.outputs, problem.inputs, hidden, problem.first, problem.second)
         enough = has_unknowns(*sizes) if best is None or not best.exact else one_half_step(*sizes)
         needed = alternating_bytes(problem.shape, groups, hidden, problem.first, problem.second)
@@ -311,9 +311,9 @@ def solve_scaled(
         raise Refusal(reasons[0] if reasons else "no form suits", way_out="raise the limit", code="memory")
     if best.exact:
         return best
-    enough = least_width(kernel, kernels, groups, offset=problem.offset)
-    why = f"{best.why}; a width of {enough} is exact for any weights of this shape" if enough > width else best.why
-    return replace(best, least_width=enough, why=why)
+    least = least_width(kernel, kernels, groups, offset=problem.offset)
+    why = f"{best.why}; a width of {least} is exact for any weights of this shape" if least > width else best.why
+    return replace(best, least_width=least, why=why)
 
 
 def _practical(
@@ -330,7 +330,7 @@ def _practical(
     while True:
         kernels = (problem.first, second)
         hidden = width // problem.groups
-        half = one_half_step(problem.outputs, problem.inputs, hidden, problem.first, second)
+        by_turns = one_half_step(problem.outputs, problem.inputs, hidden, problem.first, second)
         found = solve_scaled(
             kernel,
             width,
@@ -339,7 +339,7 @@ def _practical(
             dtype=kind,
             rng=rng,
             offset=place,
-            method="alternating" if half and max(second, default=1) > 1 else "structured",
+            method="alternating" if by_turns and max(second, default=1) > 1 else "structured",
             memory_limit=memory_limit,
             fan_in_factor=fan_in_factor,
         )

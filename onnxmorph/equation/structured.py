@@ -10,13 +10,13 @@ Then a random ``T`` mixes all of them::
 
     fixed = [ s D | 0 | N ] T          solved = T^-1 [ D^-1 M / s ; H ; 0 ]
 
-Dense on every tap of both factors from ``n = R + 1`` on (``R + 2`` where the solved factor has idle taps as well), where
-condition (7) of NM would want several times that. ``D`` holds the row norms of ``M`` as powers of two, so that output
-channels of very different scale keep their own relative accuracy.
+Dense on every tap of both factors from ``n = R + 1`` on (``R + 2`` where the solved factor has idle taps as well),
+where condition (7) of NM would want several times that. ``D`` holds the row norms of ``M`` as powers of two, so that
+output channels of very different scale keep their own relative accuracy.
 
-One rounding is left: the core rows of the fixed factor are rounded first and ``T`` is corrected to what they became; the
-idle taps are outer products of numbers short enough for their products to be exact in the model's type, so they vanish
-against the solved factor after rounding as well; then the solved factor is solved for that ``T`` in float64.
+One rounding is left: the core rows of the fixed factor are rounded first and ``T`` is corrected to what they became;
+the idle taps are outer products of numbers short enough for their products to be exact in the model's type, so they
+vanish against the solved factor after rounding as well; then the solved factor is solved for that ``T`` in float64.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 def convolve(x: Array, kernel: Array, groups: int = 1) -> Array:
-    """Cross-correlation without padding: ``x`` is ``(in, *size)``, ``kernel`` ``(out, in / groups, *taps)``; float64."""
+    """Cross-correlation without padding of ``x`` ``(in, *size)`` by ``(out, in / groups, *taps)``; float64."""
     x, kernel = x.astype(np.float64), kernel.astype(np.float64)
     taps = kernel.shape[2:]
     size = tuple(n - k + 1 for n, k in zip(x.shape[1:], taps, strict=True))

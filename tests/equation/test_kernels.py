@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ def joined_kernels(draw: st.DrawFn) -> tuple[list[np.ndarray], int]:
     limit = 2 if axes == 3 else 3
     factors = [
         rng.standard_normal((groups * out, into, *(draw(st.integers(1, limit)) for _ in range(axes))))
-        for into, out in zip(channels, channels[1:], strict=False)
+        for into, out in itertools.pairwise(channels)
     ]
     return factors, groups
 

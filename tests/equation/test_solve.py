@@ -17,7 +17,7 @@ TYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "b
 
 
 @st.composite
-def problems(draw: st.DrawFn):  # noqa: ANN201
+def problems(draw: st.DrawFn):
     """Kernel, kernel sizes and offset: any axes, groups, odd and even sizes, off-centre."""
     axes = draw(st.integers(0, 3))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
