@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from onnxmorph import delivery, model
+from onnxmorph import model, verify
 from onnxmorph._ir import ir
 from onnxmorph.delivery import Check, deliver
 from onnxmorph.errors import ModelError
@@ -89,7 +89,7 @@ def test_what_was_written_is_what_is_verified(
         seen.append(model.source(written))
         return Certificate(equivalent=True, provider="CPUExecutionProvider", inputs=0)
 
-    monkeypatch.setattr(delivery, "verify", look)
+    monkeypatch.setattr(verify, "verify", look)
     deliver(parent, child, tmp_path / "child.onnx", check=CHECK)
     (path,) = seen
     assert path is not None and path.name == "child.onnx" and path.parent.parent == tmp_path
@@ -101,7 +101,7 @@ def test_an_interrupted_verification_leaves_nothing(
     def interrupted(*_arguments: Any, **_options: Any) -> Certificate:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(delivery, "verify", interrupted)
+    monkeypatch.setattr(verify, "verify", interrupted)
     with pytest.raises(KeyboardInterrupt):
         deliver(parent, child, tmp_path / "child.onnx", check=CHECK)
     assert list(tmp_path.iterdir()) == []
