@@ -53,6 +53,7 @@ class CoupledAxes:
         """For a value handed to a model-local function, the function's own name for it."""
         self._axes: dict[ir.Value, Axes | None] = {}
         self._contents: dict[ir.Value, Content | None] = {}
+        self._followed: set[ir.Value] = set()
         self._constants: dict[ir.Value, bool] = {}
         self._uniform: dict[ir.Value, bool] = {}
         self._shapes: Shapes | None = None
@@ -286,11 +287,8 @@ class CoupledAxes:
         if node.op_type in {"Shape", "Size"}:
             return self._shape_of(site)
         inputs = list(node.inputs)
-        # What is constant anyway is read when somebody asks; only what stems from a Shape is followed here.
-        if not any(
-            value is not None and self._contents.get(value) is not None and not self.is_constant(value)
-            for value in inputs
-        ):
+        # What is stored is read when somebody asks; only what stems from a Shape is followed here.
+        if not any(value in self._followed for value in inputs if value is not None):
             return False
         contents = [None if value is None else self.content(value) for value in inputs]
         if any(value is not None and content is None for value, content in zip(inputs, contents, strict=True)):
@@ -316,6 +314,7 @@ class CoupledAxes:
 
     def _set_content(self, value: ir.Value, content: Content, site: Site) -> None:
         self._contents[value] = content
+        self._followed.add(value)
         self._axes[value] = [site.new(int(size), "structure", "a list of sizes") for size in content.shape]
 
     def _shape_of(self, site: Site) -> bool:

@@ -181,7 +181,7 @@ class _Change:
         return self.factors.size(expr, self.sizes)
 
     def _depends(self, number: Number) -> bool:
-        return number.depends and any(self._touches(expr) for expr in number.axes())
+        return number.depends and any(self.before(expr) != self.after(expr) for expr in number.axes())
 
     def _touches(self, expr: Expr) -> bool:
         return any(leaf in self.touched for leaf in self.factors.leaves(expr))
@@ -498,7 +498,7 @@ class _Writer:
             set_initializer(value, array, dtype)
             return
         builder = self.builder(node_of)
-        if builder.function is not None:
+        if builder.function is not None or value.is_graph_output():
             tensor_now = ir.Tensor(array, dtype=dtype, name=value.name)
             for name in list(node_of.attributes):
                 del node_of.attributes[name]

@@ -37,6 +37,10 @@ def attention(site: Site) -> None:
     _scores(site, (d, d_k), (keys, values), (k[0], v[0], q[0]))
     site.unify(kv_heads, v_heads)
     _share(site, q_heads, kv_heads)
+    if site.attribute("is_causal", 0) or site.has(6):
+        site.pin((rows, keys), "index", f"{site.label} compares positions of this axis")
+    if site.has(6):
+        site.pin((q[0], site.axes(6)[0]), "index", f"{site.label} reads a length for each of these")
     if site.has(3):
         _mask(site, 3, [q[0], q_heads, rows, keys])
     site.give(0, out)
@@ -89,8 +93,10 @@ def multi_head_attention(site: Site) -> None:
     if site.has(3):
         site.unify(site.axes(3)[0], site.factors.sum([q_heads + d, k_heads + d_k, v_heads + d_v]))
         site.role(3, 0, "bias")
+    if site.attribute("unidirectional", 0):
+        site.pin((q[1], k[1]), "index", f"{site.label} compares positions of this axis")
     if site.has(4):
-        site.pin(site.axes(4), "index", f"padding mask of {site.label}")
+        site.pin((*site.axes(4), q[0], k[1]), "index", f"padding mask of {site.label}")
     if site.has(5):
         _mask(site, 5, [q[0], q_heads, q[1], k[1]])
     site.give(0, [q[0], q[1], q_heads + d_v])
@@ -120,8 +126,10 @@ def microsoft_attention(site: Site) -> None:
         site.unify(site.axes(2)[0], w[1])
         site.role(2, 0, "bias")
     site.condition(x[1], "softmax")
+    if site.attribute("unidirectional", 0):
+        site.pin(x[1], "index", f"{site.label} compares positions of this axis")
     if site.has(3):
-        site.pin(site.axes(3), "index", f"mask of {site.label}")
+        site.pin((*site.axes(3), *x[:2]), "index", f"mask of {site.label}")
     if site.has(5):
         _mask(site, 5, [x[0], heads, x[1], x[1]])
     site.give(0, [x[0], x[1], heads + d])
@@ -137,10 +145,14 @@ def rotary_embedding(site: Site) -> None:
             raise Barrier(f"{site.label} does not say its number of heads")
         row, inside = _heads(site, x[2], heads, "num_heads")
         site.pin(inside, "index", f"{site.label} rotates pairs inside a head")
+        site.pin(x[:2], "index", f"{site.label} rotates by position")
         site.give(0, [x[0], x[1], row + inside])
-    else:
+    elif len(x) == 4:
         site.pin(x[3], "index", f"{site.label} rotates pairs inside a head")
+        site.pin((x[0], x[2]), "index", f"{site.label} rotates by position")
         site.give(0, x)
+    else:
+        raise Barrier(f"{site.label} has an input of {len(x)} axes")
     for position in range(1, len(site.node.inputs)):
         if site.has(position):
             site.pin(site.axes(position), "index", f"angles of {site.label}")

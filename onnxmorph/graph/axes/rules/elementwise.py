@@ -60,7 +60,11 @@ def prelu(site: Site) -> None:
 
 @rule("Dropout")
 def dropout(site: Site) -> None:
-    """Carried, and so is the mask."""
+    """Carried, and so is the mask; in training mode it draws by position."""
+    if site.has(2):
+        training = site.array(2)
+        if training is None or bool(training.reshape(-1)[0]):
+            site.pin(site.axes(0), "random", f"{site.label} draws at random by position")
     for output in range(len(site.node.outputs)):
         site.give(output, site.axes(0))
 

@@ -104,3 +104,11 @@ def compress(site: Site) -> None:
     site.pin([axes[axis], *site.axes(1)], "index", f"{site.label} picks by a mask")
     axes[axis] = site.new(None)
     site.give(0, axes)
+
+
+@rule("NonMaxSuppression")
+def non_max_suppression(site: Site) -> None:
+    """Indices of batch, class and box."""
+    for position in (0, 1):
+        site.pin(site.axes(position), "index", f"{site.label} gives indices of this axis")
+    site.give(0, [site.new(None), site.new(3)])

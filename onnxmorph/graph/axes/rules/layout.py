@@ -390,4 +390,5 @@ def eye_like(site: Site) -> None:
 @rule("RandomNormalLike", "RandomUniformLike", "Bernoulli")
 def random_like(site: Site) -> None:
     """Random values of the same shape."""
+    site.pin(site.axes(0), "random", f"{site.label} draws at random by position")
     site.give(0, site.axes(0))

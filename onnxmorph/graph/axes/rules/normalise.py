@@ -171,11 +171,12 @@ def local_response_normalization(site: Site) -> None:
 def softmax(site: Site) -> None:
     """Over one axis; before opset 13 over all axes from ``axis`` on, which defaulted to 1."""
     axes = site.axes(0)
-    kind = {"Softmax": "softmax", "LogSoftmax": "softmax", "Hardmax": "max"}[site.node.op_type]
+    hard = site.node.op_type == "Hardmax"  # of equal elements the first wins, so their order matters
+    kind = "max" if hard else "softmax"
     if site.opset < 13:
         axis = int(site.attribute("axis", 1))
         over = axes[axis if axis == len(axes) else site.axis(axis, len(axes)) :]
     else:
         over = [axes[site.axis(int(site.attribute("axis", -1)), len(axes))]]
-    site.condition(over, kind)
+    site.condition(over, kind, order=hard)
     site.give(0, axes)

@@ -70,10 +70,10 @@ def top_k(site: Site) -> None:
     site.give(1, out)
 
 
-@rule("CumSum")
-def cumulative_sum(site: Site) -> None:
+@rule("CumSum", "CumProd")
+def cumulative(site: Site) -> None:
     """Every index depends on those before it."""
     axes = site.axes(0)
     given = site.integers("axis", 1) or [0]
-    site.condition(axes[site.axis(given[0], len(axes))], "cumsum", order=True)
+    site.condition(axes[site.axis(given[0], len(axes))], site.node.op_type.lower(), order=True)
     site.give(0, axes)
