@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnxmorph._ir import ir
 from onnxmorph.graph.constants import stored
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.graph.shapes import Shapes
+from onnxmorph.graph.shapes import Dims, Shapes
 
 __all__ = ["Cost", "Sample", "Totals", "cost", "total"]
 
@@ -54,39 +55,48 @@ class Totals:
     stored: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
 class Sample:
-    """The sizes of a model run on one sample.
+    """The sizes of a model run on one sample: every symbolic first size of an input is 1, and so is its name elsewhere.
 
-    Attributes:
-        shapes: With every symbolic first size of an input, and every size of the same name, set to 1.
-        batch: A batch size that is fixed in the file, to be divided out.
+    A batch size that is fixed in the file is found as `batch`, to be divided out.
     """
 
-    shapes: Shapes
-    batch: int
+    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
+        fed = [value for value in model.graph.inputs if not value.is_initializer()]
+        self._model, self._shapes = model, shapes
+        self._inputs = [(value, dims) for value in fed if (dims := shapes.shape(value))]
+        self._symbols = {dims[0] for _, dims in self._inputs if not isinstance(dims[0], int)}
+        fixed = [dims[0] for _, dims in self._inputs if len(dims) > 1 and isinstance(dims[0], int)]
+        self.batch: int = fixed[0] if fixed and fixed[0] > 0 and not self._symbols else 1
 
-    @classmethod
-    def of(cls, model: ir.Model, shapes: Shapes) -> Sample:
-        """One sample of a model whose `shapes` are known; infers once more only when the batch is symbolic."""
-        inputs = [
-            (value, dims) for value in model.graph.inputs if not value.is_initializer() if (dims := shapes.shape(value))
-        ]
-        symbolic = [dims[0] for _, dims in inputs if not isinstance(dims[0], int)]
-        if not symbolic:
-            batches = [dims[0] for _, dims in inputs if len(dims) > 1 and isinstance(dims[0], int)]
-            return cls(shapes, max(batches[0], 1) if batches else 1)
+    def sizes(self, value: ir.Value) -> list[int] | None:
+        """All sizes of a value, or ``None`` where one is not known before a run."""
+        dims = self._shapes.shape(value)
+        settled = self._settled(dims)
+        if settled is None and self._symbols and dims is not None:
+            # A batch folded into another axis, such as the rows (16 N, 64) of a Gemm: infer with N = 1.
+            settled = self._settled(self._inferred.shape(value))
+        return settled
+
+    def _settled(self, dims: Dims | None) -> list[int] | None:
+        if dims is None:
+            return None
+        sizes = [1 if size is not None and size in self._symbols else size for size in dims]
+        known = [size for size in sizes if isinstance(size, int)]
+        return known if len(known) == len(sizes) else None
+
+    @cached_property
+    def _inferred(self) -> Shapes:
         fixed = {
-            value.name or "": tuple(1 if _is_batch(axis, size, symbolic) else size for axis, size in enumerate(dims))
-            for value, dims in inputs
+            value.name or "": tuple(1 if self._is_batch(axis, size) else size for axis, size in enumerate(dims))
+            for value, dims in self._inputs
         }
-        return cls(Shapes.of(model, fixed), 1)
+        return Shapes.of(self._model, fixed)
 
-
-def _is_batch(axis: int, size: int | str | None, symbolic: Sequence[int | str | None]) -> bool:
-    if isinstance(size, int):
-        return False
-    return axis == 0 or (size is not None and size in symbolic)
+    def _is_batch(self, axis: int, size: int | str | None) -> bool:
+        if isinstance(size, int):
+            return False
+        return axis == 0 or (size is not None and size in self._symbols)
 
 
 def cost(layer: LinearLayer, sample: Sample) -> Cost:
@@ -101,9 +111,8 @@ def cost(layer: LinearLayer, sample: Sample) -> Cost:
         value, channel = layer.input, layer.input_axis
     else:
         value, channel = layer.node.outputs[0], layer.output_axis
-    dims = sample.shapes.shape(value)
-    sizes = [size for size in dims or () if isinstance(size, int)]
-    if not dims or len(sizes) != len(dims):
+    sizes = sample.sizes(value)
+    if not sizes:
         return Cost(parameters, None)
     del sizes[channel]
     places = math.prod(sizes)

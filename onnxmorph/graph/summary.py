@@ -75,7 +75,7 @@ def summarise(model: ir.Model, shapes: Shapes | None = None, found: list[LinearL
     """
     shapes = Shapes.of(model) if shapes is None else shapes
     found = layers(model, shapes) if found is None else found
-    sample = Sample.of(model, shapes)
+    sample = Sample(model, shapes)
     costs = [cost(layer, sample) for layer in found]
     notes = []
     if shapes.failure is not None:
