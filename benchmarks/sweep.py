@@ -5,6 +5,7 @@
     python benchmarks/sweep.py --source samples --jobs 1        # only one source of models
     python benchmarks/sweep.py some/folder/*.onnx --out -       # these files; the table to the terminal
     python benchmarks/sweep.py --methods mirror,netmorph,identity,residual --layers 5
+    python benchmarks/sweep.py --resume                         # go on where a sweep was broken off
 
 Models come from four sources: `zoo` (../shared/zoo/models, where there is one), `samples` (models/), `fetched`
 (models/fetched/, by models/fetch.py) and `generated` (tests/zoo_graphs.py). Each file gets a process of its own, the
@@ -365,16 +366,48 @@ def collect(sources: Sequence[str], paths: Sequence[Path], only: str) -> list[Ta
     return sorted(chosen, key=lambda t: -Path(t.path).stat().st_size if t.path else 0)
 
 
+class Ledger:
+    """Results in a JSON file, written whenever a batch is over, so that a long sweep can be taken up again."""
+
+    def __init__(self, path: Path, settings: Settings, *, resume: bool) -> None:
+        self.path = path
+        self.key = {"morph": settings.morph, "variants": settings.variants, "layers": settings.layers}
+        self.finished: set[tuple[str, str]] = set()
+        self.results: list[dict[str, Any]] = []
+        if resume and path.exists():
+            document = json.loads(path.read_text())
+            if document.get("key") == self.key:
+                self.finished = {(source, model) for source, model in document["finished"]}
+                self.results = document["results"]
+
+    def over(self, targets: Sequence[Target], results: Sequence[dict[str, Any]]) -> None:
+        """Take down what came of some models, and keep it."""
+        self.finished |= {(target.source, target.name) for target in targets}
+        self.results += results
+        self.results.sort(key=lambda r: (r["source"], r["model"], r.get("layer", -1), r.get("variant", "")))
+        document = {"schema": 1, "key": self.key, "finished": sorted(self.finished), "results": self.results}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text(json.dumps(document, indent=1))
+        temporary.replace(self.path)
+
+
 def sweep(
-    settings: Settings, targets: Sequence[Target], *, jobs: int, layer_time: float, note: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """All results over all targets; `jobs` workers side by side."""
+    settings: Settings,
+    targets: Sequence[Target],
+    ledger: Ledger,
+    *,
+    jobs: int,
+    layer_time: float,
+    note: Callable[[str], None],
+) -> None:
+    """Sweep over all targets that the ledger does not hold yet; `jobs` workers side by side."""
+    targets = [target for target in targets if (target.source, target.name) not in ledger.finished]
     files = [[target] for target in targets if target.path]
     generated = [target for target in targets if not target.path]
     batches: queue.Queue[list[Target]] = queue.Queue()
     for batch in [*files, *(generated[i : i + 40] for i in range(0, len(generated), 40))]:
         batches.put(batch)
-    results: list[dict[str, Any]] = []
     lock = threading.Lock()
 
     def consume() -> None:
@@ -386,18 +419,17 @@ def sweep(
             started = time.perf_counter()
             mine = list(oversee(settings, batch, layer_time, note))
             with lock:
-                results.extend(mine)
+                ledger.over(batch, mine)
             counts = Counter(result["outcome"] for result in mine)
             title = batch[0].name if len(batch) == 1 else f"{batch[0].name} .. {batch[-1].name}"
             told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
             note(f"{title}: {told or 'no layers'}, {time.perf_counter() - started:.0f} s")
 
-    threads = [threading.Thread(target=consume) for _ in range(jobs)]
+    threads = [threading.Thread(target=consume, daemon=True) for _ in range(jobs)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return results
 
 
 # ---- the report -----------------------------------------------------------------------------------------------------
@@ -533,6 +565,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", default="", help="Markdown goes here, '-' for the terminal; default docs/sweep_MORPH.md"
     )
     parser.add_argument("--json", type=Path, help="every result, as JSON; default build/sweep_MORPH.json")
+    parser.add_argument("--resume", action="store_true", help="keep the results of models that are in --json already")
     options = parser.parse_args(arguments)
     morph = MORPHS[options.morph]
     variants = options.methods.split(",") if options.methods else list(morph.default)
@@ -548,14 +581,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no models there; models/fetch.py gets some")
     settings = Settings(options.morph, variants, options.layers, options.budget, options.faults, options.provider)
     started = time.perf_counter()
-    results = sweep(
+    document = options.json or ROOT / "build" / f"sweep_{options.morph}.json"
+    ledger = Ledger(document, settings, resume=options.resume)
+    sweep(
         settings,
         targets,
+        ledger,
         jobs=options.jobs,
         layer_time=options.layer_time,
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    results.sort(key=lambda r: (r["source"], r["model"], r.get("layer", -1), r.get("variant", "")))
+    asked = {(target.source, target.name) for target in targets}
+    results = [result for result in ledger.results if (result["source"], result["model"]) in asked]
     command = " ".join(
         ["python", "benchmarks/sweep.py", *(os.path.relpath(a) if Path(a).is_absolute() else a for a in arguments)]
     )
@@ -565,9 +602,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         out = Path(options.out) if options.out else ROOT / "docs" / f"sweep_{options.morph}.md"
         out.write_text(text)
-    document = options.json or ROOT / "build" / f"sweep_{options.morph}.json"
-    document.parent.mkdir(parents=True, exist_ok=True)
-    document.write_text(json.dumps({"schema": 1, "settings": vars(settings), "results": results}, indent=1))
     counts = Counter(result["outcome"] for result in results)
     told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
     print(f"{len(targets)} models, {told}, {time.perf_counter() - started:.0f} s", file=sys.stderr)

@@ -147,3 +147,25 @@ def test_sweep_over_a_sample_is_done_everywhere(sweep: ModuleType, tmp_path: Pat
     assert [r["outcome"] for r in results] == ["done"] * 3
     assert "| digits_mlp.onnx | 3 | 3 | 0 | 0 | 0 | 0 | 0 | 100.0 % |" in out.read_text()
     assert str(tmp_path) not in out.read_text()
+
+
+def test_sweep_is_taken_up_where_it_was_broken_off(
+    sweep: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "stub.py"
+    stub.write_text(STUB)
+    monkeypatch.setattr(sweep, "WORKER", [sys.executable, str(stub)])
+    settings = sweep.Settings("deepen", ["auto"], 0, 1.0, False, "cpu")
+    first, second = sweep.Target("given", "fine", "a"), sweep.Target("given", "last", "b")
+    notes: list[str] = []
+
+    def go_on(targets: list[Any], *, resume: bool) -> list[str]:
+        ledger = sweep.Ledger(tmp_path / "out.json", settings, resume=resume)
+        sweep.sweep(settings, targets, ledger, jobs=1, layer_time=5.0, note=notes.append)
+        return [result["model"] for result in ledger.results]
+
+    assert go_on([first], resume=False) == ["fine"] * 4
+    assert go_on([first, second], resume=True) == ["fine"] * 4 + ["last"] * 4
+    assert [note.split(":")[0] for note in notes] == ["fine", "last"]
+    settings.variants = ["mirror"]
+    assert go_on([second], resume=True) == ["last"] * 4, "results of other methods are not these"
