@@ -22,6 +22,7 @@ __all__ = ["VERBS", "main", "root"]
 VERBS: dict[str, str] = {
     "inspect": "List the layers of a model, and which morphs each of them takes.",
     "deepen": "Insert a layer after a layer.",
+    "widen": "Give a layer more channels.",
     "kernel": "Give a convolution a larger kernel.",
     "subnet": "Replace a layer by a small network.",
     "skip": "Add a short way between two layers.",

@@ -39,7 +39,8 @@ def command(*, model: Path, talk: Talk) -> None:
         loaded = files.load(model)
     with talk.step("reading the graph"):
         summary = summarise(loaded)
-        answers = [{morph: why_not(row.layer) for morph, why_not in MORPHS.items()} for row in summary.rows]
+        checks = {morph: prepare(loaded) for morph, prepare in MORPHS.items()}
+        answers = [{morph: why_not(row.layer) for morph, why_not in checks.items()} for row in summary.rows]
         grown = files.records(loaded)
     for note in summary.notes:
         talk.note(note)

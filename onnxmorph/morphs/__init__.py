@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.activate import ActivatePlan, plan_activate, why_not_activate
@@ -12,7 +13,7 @@ from onnxmorph.morphs.deepen import DeepenPlan, plan_deepen, why_not_deepen
 from onnxmorph.morphs.kernel import KernelPlan, plan_kernel, why_not_kernel
 from onnxmorph.morphs.skip import SkipPlan, plan_skip
 from onnxmorph.morphs.subnet import SubnetPlan, plan_subnet, why_not_subnet
-from onnxmorph.morphs.widen import WidenPlan, plan_widen
+from onnxmorph.morphs.widen import WidenPlan, coupled_groups, plan_widen, why_not_widen
 from onnxmorph.plan import Plan
 
 __all__ = [
@@ -27,13 +28,23 @@ __all__ = [
     "plan_widen",
 ]
 
-MORPHS: Mapping[str, Callable[[LinearLayer], Refusal | None]] = {
-    "deepen": why_not_deepen,
-    "kernel": why_not_kernel,
-    "subnet": why_not_subnet,
-    "activate": why_not_activate,
+WhyNot = Callable[[LinearLayer], Refusal | None]
+"""Why a morph cannot be done to a layer, or ``None``."""
+
+
+def _widen_check(model: ir.Model) -> WhyNot:
+    table = coupled_groups(model)
+    return lambda layer: why_not_widen(layer, table)
+
+
+MORPHS: Mapping[str, Callable[[ir.Model], WhyNot]] = {
+    "deepen": lambda _: why_not_deepen,
+    "widen": _widen_check,
+    "kernel": lambda _: why_not_kernel,
+    "subnet": lambda _: why_not_subnet,
+    "activate": lambda _: why_not_activate,
 }
-"""Per morph of single layers: why it cannot be done to a layer, or ``None``. What ``inspect`` shows."""
+"""Per morph of single layers: from a model to what says why not of its layers. What ``inspect`` shows."""
 
 PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = {
     "deepen": plan_deepen,

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, drop_unused, replace_uses, take_name
 from onnxmorph.errors import Refusal, SelectionError
-from onnxmorph.graph.activations import Activation, emit, emit_parametric, named
+from onnxmorph.graph.activations import emit_parametric, named
 from onnxmorph.graph.layers import LinearLayer, layers
 from onnxmorph.graph.select import select
 from onnxmorph.morphs.sequence import channel_rank
@@ -50,13 +48,13 @@ def plan_activate(
 
     Raises:
         SelectionError: No such layer or activation.
-        Refusal: There is no activation to change.
+        Refusal: There is no activation to change, or its layer's weights are not finite.
     """
     found = layers(model)
     chosen = [layer] if isinstance(layer, LinearLayer) else found if layer is None else select(found, layer)
     if layer is not None and not chosen:
         raise SelectionError(f"no layer {layer!r}")
-    goal = named(to).name if to is not None else None
+    goal = named(to) if to is not None else None
     plans = []
     seen: set[int] = set()
     for target in chosen:
@@ -64,15 +62,19 @@ def plan_activate(
             if len(chosen) == 1:
                 raise refusal
             continue
+        if target.blocked is None:
+            target.kernel_array()
         phi = target.activation
         assert phi is not None
-        if id(phi.output) in seen or (goal is not None and phi.name == goal):
+        if id(phi.output) in seen or (goal is not None and phi.name == goal.name):
             continue
         seen.add(id(phi.output))
-        plans.append(ActivatePlan(target.key, target.name, phi.name, goal, per_channel))
+        plans.append(ActivatePlan(target.key, target.name, phi.name, None if goal is None else goal.text, per_channel))
     if not plans:
         raise Refusal(
-            "no layer has an activation to change" if goal is None else f"no layer has an activation other than {goal}",
+            "no layer has an activation to change"
+            if goal is None
+            else f"no layer has an activation other than {goal.text}",
             code="no-activation",
         )
     return plans
@@ -133,40 +135,23 @@ class ActivatePlan(Plan):
         per_channel = self.per_channel and not layer.layout_before_activation
         axis, rank = layer.output_axis, channel_rank(layer)
         build = Builder(child, layer.graph, after=producer)
-        if self.to is None:
-            new = emit_parametric(
-                build,
-                phi,
-                x,
-                a=0.0,
-                per_channel=per_channel,
-                channels=layer.out_channels,
-                channel_axis=axis,
-                rank=rank,
-                label=layer.label,
-            )
-        else:
-            new = self._toward(build, layer, phi, x, per_channel, rank)
+        new = emit_parametric(
+            build,
+            phi if self.to is None else named(self.to),
+            x,
+            a=0.0 if self.to is None else 1.0,
+            per_channel=per_channel,
+            channels=layer.out_channels,
+            channel_axis=axis,
+            rank=rank,
+            label=f"{layer.label}.act",
+            dtype=layer.dtype,
+            kept=None if self.to is None else old,
+        )
         replace_uses(old, new, except_nodes=build.nodes)
         take_name(child, new, old)
         drop_unused(child, list(phi.nodes)[::-1])
         return Change((), 0.0, (new.name or "",), _notes(self, per_channel))
-
-    def _toward(
-        self, build: Builder, layer: LinearLayer, phi: Activation, x: ir.Value, per_channel: bool, rank: int
-    ) -> ir.Value:
-        assert self.to is not None and phi.output is not None
-        dtype = layer.dtype.numpy()
-        shape = (
-            () if not per_channel else (layer.out_channels, *(1 for _ in range(rank - 2 if layer.kernel else rank - 1)))
-        )
-        a = build.initializer(f"{layer.label}.a", np.ones(shape, dtype=dtype))
-        one = build.initializer(f"{layer.label}.one", np.ones((), dtype=dtype))
-        goal = emit(build, named(self.to), x, channels=layer.out_channels)
-        kept = build.node("Mul", [phi.output, a])
-        share = build.node("Sub", [one, a])
-        grown = build.node("Mul", [goal, share])
-        return build.node("Add", [kept, grown], output=f"{layer.label}.activation")
 
 
 def _notes(plan: ActivatePlan, per_channel: bool) -> tuple[str, ...]:

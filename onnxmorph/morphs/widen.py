@@ -43,7 +43,7 @@ from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.zeros import first_not_zero
 from onnxmorph.plan import Change, Plan
 
-__all__ = ["FILLS", "WidenPlan", "plan_widen", "why_not_widen"]
+__all__ = ["FILLS", "WidenPlan", "coupled_groups", "plan_widen", "why_not_widen"]
 
 FILLS = ("zero-out", "zero-in", "replicate", "pair")
 
@@ -117,7 +117,7 @@ def plan_widen(
     target = find_layer(model, layer)
     if target.blocked is not None:
         raise target.blocked
-    table = _table(model)
+    table = coupled_groups(model)
     size = _axis_size(table, target)
     if (to is None) == (by is None):
         raise SelectionError("give one of --to and --by")
@@ -180,7 +180,7 @@ class WidenPlan(Plan):
         layer = layer_by_key(child, self.layer)
         if layer.blocked is not None:
             raise layer.blocked
-        table = _table(child)
+        table = coupled_groups(child)
         group, size = resize(table, layer.output, layer.output_axis, self.to, interface=self.interface)
         _fill_for(group, size, self.fill, chosen=True)
         rng = np.random.Generator(np.random.PCG64(self.seed))
@@ -195,7 +195,7 @@ class WidenPlan(Plan):
         return Change((), 0.0, _frontier(group), tuple(notes), index_maps=record)
 
 
-def _table(model: ir.Model) -> GroupTable:
+def coupled_groups(model: ir.Model) -> GroupTable:
     """Coupled groups; below IR version 4 a listed initializer is a constant, as ONNX Runtime has it."""
     return GroupTable(CoupledAxes.of(model, freeze=model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS))
 

@@ -38,12 +38,13 @@ def first_not_zero(group: Group) -> str | None:
     holds = {member.value for member in group.members}
     nonzero = {member.value for member in group.stored if member.roles & {"variance", "scale", "quantisation"}}
     zero: dict[ir.Value, bool] = {member.value: member.value not in nonzero for member in group.stored}
+    endless: set[ir.Value] = set()
     for member in group.members:
         value = member.value
         node = value.producer()
         if value in zero or node is None:
             continue
-        zero[value] = _gives_zero(node, zero, holds)
+        zero[value] = _gives_zero(node, zero, holds, endless)
     for member in group.members:
         if member.is_stored or zero.get(member.value, False):
             continue
@@ -64,10 +65,17 @@ def _reads(node: ir.Node, group: Group) -> bool:
     return not any(output in holds for output in node.outputs)
 
 
-def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value]) -> bool:
+def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value], endless: set[ir.Value]) -> bool:
+    """Whether new channels of the node's outputs are zero; ``endless`` collects those that may not even be finite."""
+    inputs = [value for value in node.inputs if value is not None]
+    divides = node.op_type in {"Div", "Reciprocal", "Pow", "Log"} and any(
+        zero.get(value, False) for value in inputs[-1:]
+    )
+    if divides or any(value in endless for value in inputs):
+        endless.update(node.outputs)
+        return False
     if node.domain not in ("", "ai.onnx"):
         return False
-    inputs = [value for value in node.inputs if value is not None]
     op = node.op_type
     if op in _LINEAR:
         held = [value for value in inputs if value in holds]
@@ -76,7 +84,8 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value])
         return unbiased and bool(held) and all(zero.get(value, False) for value in held)
     if op in _KEEP_ZERO:
         first = inputs if op == "Concat" else inputs[:1]
-        return all(zero.get(value, False) for value in first if value in holds) and bool(first)
+        held = [value for value in first if value in holds]
+        return bool(held) and all(zero.get(value, False) for value in held)
     if op == "BatchNormalization":
         # Scale and variance of a new channel are 1; what must be zero is what is normalised, the mean and the shift.
         return all(zero.get(inputs[place], False) for place in (0, 2, 3) if place < len(inputs))
@@ -90,7 +99,7 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value])
         return any(zero.get(value, False) for value in inputs)
     if op == "Div":
         below = inputs[1]
-        return zero.get(inputs[0], False) and below not in holds and _never_zero(below)
+        return zero.get(inputs[0], False) and (below in holds or _never_zero(below))
     if op in _ALL_ZERO:
         return all(zero.get(value, False) or _is_zero(value) for value in inputs)
     return False

@@ -34,7 +34,9 @@ def _checks(model: onnx.ModelProto) -> bool:
     return True
 
 
-def assert_same(parent: onnx.ModelProto, child: ir.Model, *, tolerance: float | None = None) -> None:
+def assert_same(
+    parent: onnx.ModelProto, child: ir.Model, *, tolerance: float | None = None, roundings: int = 64
+) -> None:
     """Both compute the same on signed inputs at two scales and two sizes of every dynamic dim."""
     proto = ir.to_proto(child)
     if _checks(parent):
@@ -53,6 +55,6 @@ def assert_same(parent: onnx.ModelProto, child: ir.Model, *, tolerance: float | 
             if value.dtype.kind != "f":
                 assert np.array_equal(value, other), name
                 continue
-            limit = tolerance if tolerance is not None else 64 * float(np.finfo(value.dtype).eps)
+            limit = tolerance if tolerance is not None else roundings * float(np.finfo(value.dtype).eps)
             spread = np.abs(value.astype(np.float64)).max(initial=0.0)
             assert np.abs(value.astype(np.float64) - other.astype(np.float64)).max(initial=0.0) <= limit * spread, name

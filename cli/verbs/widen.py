@@ -1,0 +1,76 @@
+"""``onnxmorph widen``: more channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..flow import chosen_layers, grow
+from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
+from ..talk import Talk
+
+if TYPE_CHECKING:
+    from onnxmorph._ir import ir
+    from onnxmorph.plan import Plan
+
+__all__ = ["command"]
+
+
+@click.command(name="widen", short_help="Give a layer more channels.")
+@model_argument("model")
+@click.option(
+    "--layer",
+    "selectors",
+    metavar="LAYER",
+    multiple=True,
+    required=True,
+    help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
+)
+@click.option("--each", is_flag=True, help="Let LAYER match several layers, and widen each.")
+@click.option("--to", type=click.IntRange(min=1), metavar="N", help="Channels of the child.")
+@click.option("--by", metavar="X", help="Or times the layer's own, such as 1.5: the next size that is possible.")
+@click.option(
+    "--fill",
+    type=click.Choice(["zero-out", "zero-in", "replicate", "pair"]),
+    help="What new channels hold. [default: zero-out, or copies where the channels are normalised]",
+)
+@click.option(
+    "--interface", is_flag=True, help="Also where the channels are the model's own output: its shape changes."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the new weights.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
+@output_options
+@checking_options(skippable=True)
+@talk_options
+def command(
+    *,
+    model: Path,
+    selectors: tuple[str, ...],
+    each: bool,
+    to: int | None,
+    by: str | None,
+    fill: str | None,
+    interface: bool,
+    seed: int,
+    dry_run: bool,
+    output: Output,
+    checking: Checking,
+    talk: Talk,
+) -> None:
+    """Give a layer of MODEL, and all that is coupled with it, more channels; the child computes what its parent does.
+
+    The child is verified before it is put in place. Exit code 0: done; 1: not equivalent, and not written; 3: it cannot
+    be done exactly, with the reason.
+    """
+
+    def plan(parent: ir.Model) -> Sequence[Plan]:
+        from onnxmorph.graph.layers import layers
+        from onnxmorph.morphs import plan_widen
+
+        chosen = chosen_layers(layers(parent), selectors, each=each)
+        return [plan_widen(parent, layer, to=to, by=by, fill=fill, interface=interface, seed=seed) for layer in chosen]
+
+    grow(model, "widen", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)

@@ -1,0 +1,145 @@
+"""Widening: every fill is exact where it is not refused; sizes, signatures and records hold to their word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxmorph.errors import Refusal, SelectionError
+from onnxmorph.graph.layers import layers
+from onnxmorph.morphs import plan_from_record, plan_widen
+from onnxmorph.plan import apply
+from tests.morphs.oracle import assert_same, from_proto, run
+from tests.zoo_graphs import Case, build, example_inputs, select
+
+_LEFT_OUT = {"topology/random_noise", "weights/behind_constant_sparse"}
+RUNNABLE = [case for case in select(runnable=True) if case.name not in _LEFT_OUT]
+# Pairs cancel to rounding only, which shows where the parent gives exact zeros.
+_EXACT_ZEROS = {"topology/names_repeated_across_scopes", "topology/constant_output"}
+
+
+def widen_every_layer(case: Case, **options: Any) -> int:
+    """Widen each layer on its own; how many could be."""
+    proto = case.build()
+    model = from_proto(proto)
+    done = 0
+    for layer in layers(model):
+        try:
+            plan = plan_widen(model, layer, **options)
+            child = plan.apply(model)
+        except Refusal as refusal:
+            assert refusal.reason and refusal.code
+            continue
+        assert_same(proto, child.model, roundings=1024 if plan.fill in ("replicate", "pair") else 64)
+        done += 1
+    return done
+
+
+@pytest.mark.parametrize("fill", ["zero-out", "zero-in", "replicate", "pair"])
+@pytest.mark.parametrize("theme", ["linear", "weights", "topology", "scopes", "activation", "block"])
+def test_every_fill_is_exact_or_refused_on_every_layer_of_the_zoo(theme: str, fill: str) -> None:
+    cases = [case for case in RUNNABLE if case.name.startswith(theme)]
+    if fill == "pair":
+        cases = [case for case in cases if case.name not in _EXACT_ZEROS]
+    done = sum(widen_every_layer(case, by=2 if fill == "pair" else 1.4, fill=fill) for case in cases)
+    assert done >= (1 if theme == "scopes" else len(cases) // 3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(by=st.floats(1.05, 3.0), seed=st.integers(0, 2**32 - 1), fill=st.sampled_from(["zero-out", "replicate"]))
+def test_any_factor_and_seed_is_exact(by: float, seed: int, fill: str) -> None:
+    for name in ("block/channel_shuffle", "block/residual", "linear/conv_grouped"):
+        if name in {case.name for case in RUNNABLE}:
+            widen_every_layer(next(case for case in RUNNABLE if case.name == name), by=by, seed=seed, fill=fill)
+
+
+@pytest.fixture
+def convolution() -> tuple[Any, ir.Model, Any]:
+    proto = build("linear/conv_padded")
+    model = from_proto(proto)
+    return proto, model, layers(model)[0]
+
+
+def test_zero_out_feeds_at_random_and_reads_nothing(convolution: Any) -> None:
+    _, model, layer = convolution
+    child = plan_widen(model, layer, to=layer.out_channels + 3).apply(model).model
+    first, second = layers(child)[:2]
+    dead = np.flatnonzero(~np.abs(second.kernel_array()).sum(axis=(0, 2, 3)).astype(bool))
+    assert len(dead) == 3
+    assert np.all(first.kernel_array()[dead] != 0)
+
+
+def test_copies_share_the_fan_out_unequally(convolution: Any) -> None:
+    _, model, layer = convolution
+    size = layer.out_channels
+    child = plan_widen(model, layer, to=2 * size, fill="replicate").apply(model).model
+    first, second = (each.kernel_array() for each in layers(child)[:2])
+    for parent_row in layers(model)[0].kernel_array():
+        one, two = np.flatnonzero((first == parent_row).all(axis=(1, 2, 3)))
+        assert not np.allclose(second[:, one], second[:, two])
+
+
+def test_new_channels_do_not_cluster(convolution: Any) -> None:
+    _, model, layer = convolution
+    size = layer.out_channels
+    child = plan_widen(model, layer, to=3 * size).apply(model).model
+    dead = np.abs(layers(child)[1].kernel_array()).sum(axis=(0, 2, 3)) == 0
+    assert not dead[size:].all()
+
+
+def test_the_record_replays_to_the_same_bytes_and_the_parent_stays(convolution: Any) -> None:
+    _, model, layer = convolution
+    before = ir.to_proto(model).SerializeToString()
+    child = plan_widen(model, layer, by="x1.5", seed=3).apply(model)
+    again = apply(model, [plan_from_record(plan.record()) for plan in child.plans])
+    assert ir.to_proto(again.model).SerializeToString() == ir.to_proto(child.model).SerializeToString()
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_the_models_own_output_is_widened_only_when_asked(convolution: Any) -> None:
+    proto, model, _ = convolution
+    last = layers(model)[-1]
+    with pytest.raises(Refusal, match="graph output"):
+        plan_widen(model, last, by=2)
+    child = plan_widen(model, last, by=2, interface=True).apply(model)
+    assert any("signature" in note for note in child.notes)
+    feeds = example_inputs(proto)
+    (expected,), (got,) = (list(run(one, feeds).values()) for one in (proto, ir.to_proto(child.model)))
+    kept = [int(np.abs(got - row[:, None]).sum(axis=(0, 2, 3)).argmin()) for row in np.moveaxis(expected, 1, 0)]
+    assert np.allclose(got[:, kept], expected, atol=1e-5)
+
+
+def test_sizes_that_groups_cannot_meet_name_the_nearest_that_can() -> None:
+    for case in RUNNABLE:
+        model = from_proto(case.build())
+        for layer in layers(model):
+            if layer.blocked is not None or layer.groups in (1, layer.out_channels):
+                continue
+            try:
+                plan_widen(model, layer, to=layer.out_channels + 1)
+            except Refusal as refusal:
+                if refusal.code == "size-step":
+                    assert "can" in str(refusal)
+                    return
+    pytest.fail("no grouped layer was refused")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"to": 9, "by": 2}, {"by": "xtwo"}, {"by": 1}, {"by": -2}, {"to": 9, "fill": "ones"}]
+)
+def test_options_that_mean_nothing_are_usage_errors(convolution: Any, options: dict[str, Any]) -> None:
+    _, model, layer = convolution
+    with pytest.raises(SelectionError):
+        plan_widen(model, layer, **options)
+
+
+def test_a_layer_does_not_get_narrower(convolution: Any) -> None:
+    _, model, layer = convolution
+    with pytest.raises(Refusal) as caught:
+        plan_widen(model, layer, to=layer.out_channels)
+    assert caught.value.code == "not-wider"
