@@ -33,6 +33,10 @@ LARGEST_UNIFORM = 1 << 20
 LARGEST_FLOAT_CONTENT = 1
 """Elements; a float tensor with more is data (a per-channel parameter), not arithmetic on sizes."""
 
+LONGEST_CHAIN = 10_000
+"""Nodes that are walked back to find the type of a number."""
+
+_TRUTHS = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not", "Xor"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
@@ -177,12 +181,25 @@ class CoupledAxes:
         return None if dims is None else [self._dim(dim, *notes) for dim in dims]
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
-        """Element type, ``None`` when unknown."""
-        if value.dtype is not None:
-            return value.dtype
-        if self._shapes is None:
-            self._shapes = Shapes.of(self.model)
-        return self._shapes.dtype(value)
+        """Element type of a number computed from sizes, ``None`` when unknown. Read off the chain, not inferred."""
+        here: ir.Value | None = value
+        for _ in range(LONGEST_CHAIN):
+            if here is None:
+                return None
+            tensor = stored(here)
+            if here.dtype is not None or tensor is not None:
+                return here.dtype if tensor is None else tensor.dtype
+            node = here.producer()
+            if node is None:
+                return None
+            if node.op_type in {"Shape", "Size"}:
+                return ir.DataType.INT64
+            if node.op_type == "Cast":
+                return ir.DataType(node.attributes["to"].as_int())
+            if node.op_type in _TRUTHS:
+                return ir.DataType.BOOL
+            here = node.inputs[1 if node.op_type == "Where" else 0] if node.inputs else None
+        return None
 
     def walk(self, graph: ir.Graph | ir.Function, imports: dict[str, int]) -> None:
         """Read every node of a graph in order."""

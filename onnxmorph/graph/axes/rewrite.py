@@ -54,9 +54,12 @@ class Twins:
         self.same = analysed is clone
         if self.same:
             return
-        self._pair(analysed.graph, clone.graph)
-        for one, two in zip(analysed.functions.values(), clone.functions.values(), strict=True):
-            self._pair(one, two)
+        try:
+            self._pair(analysed.graph, clone.graph)
+            for one, two in zip(analysed.functions.values(), clone.functions.values(), strict=True):
+                self._pair(one, two)
+        except (KeyError, ValueError) as error:
+            raise ValueError("the model is no unedited clone of the one that was analysed") from error
 
     def _pair(self, one: ir.Graph | ir.Function, two: ir.Graph | ir.Function) -> None:
         waiting: list[tuple[ir.Graph | ir.Function, ir.Graph | ir.Function]] = [(one, two)]
@@ -68,7 +71,7 @@ class Twins:
                     self._values[value] = right.initializers[name]
             for a, b in zip(left, right, strict=True):
                 if a.op_identifier() != b.op_identifier():
-                    raise ValueError("the model is no clone of the one that was analysed")
+                    raise ValueError(f"{a.op_type} became {b.op_type}")
                 self._nodes[a] = b
                 self._values.update(zip(a.outputs, b.outputs, strict=True))
                 waiting.extend(zip(_bodies(a), _bodies(b), strict=True))

@@ -808,7 +808,7 @@ def scan_over_tokens() -> ir.Model:
     body.count = 1000
     new = body.op("Tanh", body.op("Add", body.dense("state", 8, 8), "token"))
     out = body.op("Identity", new)
-    shape = ["N", 8]
+    shape: list[str | int | None] = ["N", 8]
     graph = helper.make_graph(
         body.nodes,
         "body",

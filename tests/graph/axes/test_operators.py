@@ -91,6 +91,7 @@ def follows(name: str, proto: onnx.ModelProto, seeds: int) -> bool | None:
     return True
 
 
+@pytest.mark.slow  # ONNX takes many seconds to compute its own examples
 def test_first_examples_of_every_operator() -> None:
     seen: Counter[str] = Counter()
     followed: Counter[str] = Counter()

@@ -6,8 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from onnxmorph.graph.axes import CoupledAxes, Group, GroupTable, IndexMap
+from onnxmorph._ir import ir
+from onnxmorph.graph.axes import CoupledAxes, Group, GroupTable, IndexMap, zero_out
 from onnxmorph.graph.axes.site import RULES
 from tests.graph.axes import nets
 from tests.graph.axes.cases import CASES, Case
@@ -51,7 +53,7 @@ def test_one_group_alone_can_grow(case: Case) -> None:
         def only(other: Group, atom: int = group.atom) -> IndexMap | None:
             return IndexMap.widen(other.size, other.size + 2) if other.atom == atom else None
 
-        child, maps = nets.changed(parent, only, nets.zero_out(2))
+        child, maps = nets.changed(parent, only, zero_out(2))
         assert len(maps) == 1
         nets.assert_same(parent, child, case.tolerance)
 
@@ -105,7 +107,7 @@ def test_every_operator_of_a_case_has_a_rule() -> None:
 def test_an_unknown_operator_is_a_barrier_with_a_reason() -> None:
     net = nets.Net()
     x = net.dense(net.input(["N", 4]), 4, 8)
-    net.nodes.append(nets.helper.make_node("Mystery", [x], ["m"], name="the_node", domain="some.where"))
+    net.nodes.append(helper.make_node("Mystery", [x], ["m"], name="the_node", domain="some.where"))
     table = GroupTable(CoupledAxes.of(net.model(net.dense("m", 8, 3))))
     group = table.of_axis(net_value(table, x), 1)[0]
     assert group.status == "blocked"
@@ -114,7 +116,7 @@ def test_an_unknown_operator_is_a_barrier_with_a_reason() -> None:
     assert "the_node" in group.blocks[0].text
 
 
-def net_value(table: GroupTable, name: str) -> nets.ir.Value:
+def net_value(table: GroupTable, name: str) -> ir.Value:
     for value, _ in table.coupled.known_values():
         if value.name == name:
             return value
@@ -122,9 +124,12 @@ def net_value(table: GroupTable, name: str) -> nets.ir.Value:
 
 
 def test_an_order_that_matters_is_not_permuted() -> None:
-    for op, attributes in (("LRN", {"size": 3}), ("CumSum", {})):
+    for op in ("LRN", "CumSum", "Hardmax"):
         net = nets.Net()
         x = net.conv(net.input(["N", 3, 4, 4]), 3, 8)
-        y = net.op(op, x, net.const(np.int64(1))) if op == "CumSum" else net.op(op, x, **attributes)
+        if op == "CumSum":
+            y = net.op(op, x, net.const(np.int64(1)))
+        else:
+            y = net.op(op, x, size=3) if op == "LRN" else net.op(op, x, axis=1)
         table = GroupTable(CoupledAxes.of(net.model(net.conv(y, 8, 2))))
         assert not table.of_axis(net_value(table, x), 1)[0].symmetric

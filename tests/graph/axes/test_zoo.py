@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnxmorph._ir import ir
-from onnxmorph.graph.axes import CoupledAxes, GroupTable
+from onnxmorph.graph.axes import CoupledAxes, Group, GroupTable, IndexMap, zero_out
 from tests.graph.axes import nets
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -56,8 +56,8 @@ def test_whole_model_over_seeds_and_one_group_at_a_time(path: Path) -> None:
         if group.status == "free":
             atom = group.atom
 
-            def only(other: nets.Group, atom: int = atom) -> nets.IndexMap | None:
-                return nets.IndexMap.widen(other.size, other.size + 3) if other.atom == atom else None
+            def only(other: Group, atom: int = atom) -> IndexMap | None:
+                return IndexMap.widen(other.size, other.size + 3) if other.atom == atom else None
 
-            child, _ = nets.changed(parent, only, nets.zero_out(0))
+            child, _ = nets.changed(parent, only, zero_out(0))
             assert nets.difference(before, nets.run(child, feeds)) <= tolerance, group.describe()
