@@ -7,8 +7,8 @@ For one run, with parent value ``p``, child value ``c`` and perturbed runs of th
   of axis 1 and of the last axis, with ``n_j = rms_j(p_k - p)``.
 
 Where the child exceeds that, the child's own noise counts too, ``|c_moved - c|`` with the child's weights moved by one
-rounding, up to ten times the parent's: a factorized layer that is conditioned a little worse than the layer it replaces
-is still the same function, to rounding. One that is conditioned a hundred times worse is not accepted.
+rounding, up to twenty times the parent's: a factorized layer that is conditioned a little worse than the layer it
+replaces is still the same function, to rounding. One that is conditioned far worse than that is not accepted.
 
 The channels see one that is wrong under the noise of larger ones. The median and the overall term keep a channel that
 happened not to move (few elements, weights that are exactly zero, or small beside its neighbours) from turning
@@ -40,7 +40,10 @@ _NONDETERMINISTIC_SHARE = 1e-3
 _OVERALL_SHARE = 0.25
 """Share of the noise of the whole value that every channel is allowed: a dense factorization spreads its rounding."""
 
-MOST_CHILD_NOISE = 10.0
+_SMALLEST_CHANNEL = 1e-3
+"""Channels smaller than this share of the whole value (the far tail of a softmax) are measured as if they were not."""
+
+MOST_CHILD_NOISE = 20.0
 """How far above the parent's noise the child's own noise may raise what is allowed."""
 
 _FLIP_ALLOWANCE = (3, 4)
@@ -259,13 +262,17 @@ def _does_not_repeat(distance: Array, reference: Array, finite: Array) -> bool:
 
 
 def _worst_channel(
-    difference: Array, noise: Sequence[Array], child_noise: Array | None, magnitude: Array, least: tuple[float, float]
+    difference: Array,
+    noise: Sequence[Array],
+    child_noise: Array | None,
+    magnitude: Array,
+    rounding: tuple[float, float],
 ) -> tuple[float, tuple[int, int] | None]:
     """Largest ratio of root mean squares over single channels, and the ``(axis, index)`` it was found at.
 
-    ``least`` is ``(unit rounding, floor)``: the second stands in where a channel and its noise are exactly zero.
+    ``rounding`` is ``(unit rounding, floor)``: the second stands in where a channel and its noise are exactly zero.
     """
-    unit, floor = least
+    unit, floor = rounding
     rank = difference.ndim
     worst, where = 0.0, None
     for axis in sorted({1, rank - 1} if rank >= 2 else ()):
@@ -274,7 +281,8 @@ def _worst_channel(
         others = tuple(other for other in range(rank) if other != axis)
         moved = np.sqrt(np.mean(difference**2, axis=others))
         size = np.sqrt(np.mean(magnitude**2, axis=others))
-        allowed = np.maximum(_channel_noise(noise, others, difference.shape[axis]), unit * size)
+        least = _SMALLEST_CHANNEL * float(np.sqrt(np.mean(size**2)))
+        allowed = np.maximum(_channel_noise(noise, others, difference.shape[axis]), unit * np.maximum(size, least))
         allowed[allowed == 0] = floor
         if child_noise is not None:
             own_child = _channel_noise([child_noise], others, difference.shape[axis])

@@ -296,12 +296,13 @@ class InputPlan:
         """Symbols that are batches by their name or place, and nameless ones of other inputs that may be."""
         first: set[str] = set()
         later: set[str] = set()
+        named = {symbol for symbol in self.symbols if symbol.lower() in _BATCH_NAMES or "batch" in symbol.lower()}
         for spec in self.specs:
             for axis, dim in enumerate(spec.dims):
                 if isinstance(dim, str):
-                    (first if axis == 0 and len(spec.dims) > 1 else later).add(dim)
+                    leads = axis == 0 and len(spec.dims) > 1 and not named.intersection(spec.dims)
+                    (first if leads else later).add(dim)
         leading = first - {dim for dim in later if not any(spec.dims == (dim,) for spec in self.specs)}
-        named = {symbol for symbol in self.symbols if symbol.lower() in _BATCH_NAMES or "batch" in symbol.lower()}
         secondary = {
             dim
             for spec in self.specs[1:]
@@ -373,8 +374,7 @@ class InputPlan:
             choices = sorted({*known, *(value + 1 for value in known)}, key=lambda value: value not in known)
             return np.full(shape, choices[index % len(choices)]).astype(dtype)
         if kind == "length":
-            longest = max((size for symbol, size in request.sizes.items() if symbol not in self._batches), default=0)
-            longest = longest or _longest_axis(self.specs)
+            longest = self._longest(spec, request.sizes)
             lengths = generator.integers(max(1, longest // 2), longest + 1, shape)
             if lengths.size:
                 lengths.reshape(-1)[0] = longest
@@ -384,6 +384,17 @@ class InputPlan:
         if spec.dtype == ir.DataType.INT8:
             return generator.integers(-128, 128, shape).astype(dtype)
         return generator.integers(0, 10, shape).astype(dtype)
+
+    def _longest(self, lengths: InputSpec, sizes: Assignment) -> int:
+        """A length that no axis these lengths may belong to is shorter than."""
+        axes = [
+            _size(dim, sizes)
+            for spec in self.specs
+            if spec is not lengths and len(spec.dims) >= 2
+            for dim in spec.dims
+            if isinstance(dim, str) and dim not in lengths.dims
+        ]
+        return max(min(axes, default=_longest_axis(self.specs)), 1)
 
     def _ids(
         self, spec: InputSpec, shape: tuple[int, ...], generator: np.random.Generator, keep: bool

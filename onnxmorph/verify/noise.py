@@ -48,7 +48,8 @@ def moved(array: Array, generator: np.random.Generator) -> Array:
         return array
     if array.dtype.kind == "f":
         toward = np.where(generator.random(array.shape, dtype=np.float32) < 0.5, -np.inf, np.inf).astype(array.dtype)
-        neighbours = np.nextafter(array, toward)
+        with np.errstate(over="ignore"):
+            neighbours = np.nextafter(array, toward)
         largest = float(np.finfo(array.dtype).max) / 2
     else:
         import ml_dtypes
