@@ -504,10 +504,21 @@ class _Inference:
             dtype = dtypes.pop() if len(dtypes) == 1 else None
             self._typed(proto.graph.input.add(), value, dims, dtype)
         self._graph(proto.graph, function, proto.graph)
-        for inner in self._functions.values():
-            if inner is not function:
-                self._function_proto(proto.functions.add(), inner)
+        for inner in self._called_from(function):
+            self._function_proto(proto.functions.add(), inner)
         self._run(proto, f".{function.domain}::{function.name}")
+
+    def _called_from(self, function: ir.Function) -> list[ir.Function]:
+        """What a function calls, also through others, without itself: all that inferring its body needs."""
+        found: dict[ir.Function, None] = {}
+        waiting = [function]
+        while waiting:
+            for node in waiting.pop().all_nodes():
+                called = self._functions.get((node.domain, node.op_type, node.overload))
+                if called is not None and called is not function and called not in found:
+                    found[called] = None
+                    waiting.append(called)
+        return list(found)
 
     # Running
 

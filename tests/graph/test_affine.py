@@ -139,3 +139,17 @@ def test_the_activation_alone_uses_the_output() -> None:
     assert layer.activation is not None and layer.activation.name == "Silu"
     _, layer = conv_then([*silu, node("Neg", ["y"], ["other"])])
     assert layer.activation is None
+
+
+def test_a_normalisation_over_another_axis_than_the_channels_is_none() -> None:
+    chain = [
+        node("Conv", ["x", "w"], ["y"]),
+        node("Transpose", ["y"], ["t"], perm=[0, 2, 3, 1]),
+        node(
+            "BatchNormalization", ["t", *NORM], ["n"]
+        ),  # over the height, C places as well
+        node("Relu", ["n"], ["z"]),
+    ]
+    stored = {"w": f32(C, 3, 1, 1), **{name: STATISTICS[name] for name in NORM}}
+    (layer,) = layers(read(model(chain, {"x": (np.float32, ["N", 3, C, C])}, ["z"], stored)))
+    assert layer.batch_norm is None and layer.affine is None and layer.activation is None
