@@ -9,10 +9,10 @@ Both solve for F1 with F2 fixed, in the same run, on the same threads, to the sa
 to float32). The dense system is `A vec(F1) = vec(G~)`, one matrix of all outputs by all hidden channels and their taps;
 its Kronecker product with the identity over inputs, which makes the naive system another `Ci` times as large each way,
 is left out: with it nothing here would fit, and without it scipy is favoured. Where even so the matrix is beyond
-`--memory` GiB, scipy gets the largest number of channels that fits, which is shown; the ratio is then of different sizes
-and marked `>=`.
+`--memory` GiB, scipy gets the largest number of channels that fits, which is shown; the ratio is then of different
+sizes and marked `>=`.
 
-Two of our forms are timed: `closed`, what `solve` takes by itself, and `turns`, Algorithm 1 with its shared Gram matrix.
+Two of our forms are timed: `closed`, what `solve` takes by itself, and `turns`, Algorithm 1 with its shared matrix.
 Peak memory is what is taken above the inputs, as the operating system counts it, each solver in a process of its own.
 """
 

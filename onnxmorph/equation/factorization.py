@@ -198,8 +198,8 @@ def is_exact(residual: float, before: float, noise: float, dtype: np.dtype[np.ge
     unit = unit_roundoff(dtype)
     solved = FLOAT64_SLACK * max(1.0, noise) * math.sqrt(max(1.0, width / 64))
     if unit > 2.0**-30:
-        # 16-bit types underflow early, which leaves a little of what should vanish.
-        solved = max(solved, 2.0**-24, unit * 2.0**-8)
+        # 16-bit types underflow early, which leaves a little of what should vanish: an eighth of one rounding.
+        solved = max(solved, 2.0**-24, unit / 8 if unit > 2.0**-20 else 0.0)
     return before <= solved and residual <= solved + 2 * count * unit * max(1.0, noise)
 
 

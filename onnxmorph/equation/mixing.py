@@ -17,7 +17,7 @@ from onnxmorph.equation.precision import Array, round_bits
 __all__ = ["DENSE_UP_TO", "DenseMix", "KroneckerMix", "kronecker_sizes", "orthogonal", "random_mix"]
 
 # Beyond this many channels a QR of n^3 costs seconds and a Kronecker product is taken where n can be split.
-DENSE_UP_TO = 1280
+DENSE_UP_TO = 768
 # Candidates drawn for very small mixes, of which the one with the largest smallest entry is kept.
 _CANDIDATES = 12
 
@@ -75,9 +75,13 @@ def kronecker_sizes(size: int) -> tuple[int, int] | None:
 
 @dataclass(eq=False)
 class DenseMix:
-    """``matrix`` is ``(groups, n, n)``; :meth:`settle` must be called once its rows are final."""
+    """``matrix`` is ``(groups, n, n)``; :meth:`settle` must be called once its rows are final.
+
+    ``refine`` is for answers that are kept in float64; a shorter type needs no better than a plain inverse gives.
+    """
 
     matrix: Array
+    refine: bool = False
     inverse: Array | None = None
 
     @property
@@ -96,8 +100,8 @@ class DenseMix:
         assert self.inverse is not None
         count = rhs.shape[1]
         solution = self.inverse[:, :, :count] @ rhs
-        # One step of refinement: the float64 error no longer depends on the condition of the mix.
-        solution -= self.inverse @ _shortfall(self.matrix, solution, rhs)
+        if self.refine:  # the last bits of float64 then no longer depend on the condition of the mix
+            solution -= self.inverse @ _shortfall(self.matrix, solution, rhs)
         return np.asarray(solution)
 
 
@@ -154,7 +158,7 @@ def random_mix(groups: int, size: int, growth: float, bits: int, rng: np.random.
     """
     sizes = kronecker_sizes(size) if size > DENSE_UP_TO else None
     if sizes is None:
-        return DenseMix(spread_matrix(groups, size, growth, rng))
+        return DenseMix(spread_matrix(groups, size, growth, rng), refine=bits > 24)
     outer = round_bits(orthogonal(groups, sizes[0], rng), bits // 2)
     inner = round_bits(spread_matrix(groups, sizes[1], growth, rng), bits - bits // 2)
     return KroneckerMix(outer, inner)

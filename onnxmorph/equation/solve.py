@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmorph.equation.alternating import alternating_bytes, has_unknowns, one_half_step, solve_alternating
-from onnxmorph.equation.factorization import Factorization, diagnose, is_exact, occupancy, scale_ratio
+from onnxmorph.equation.factorization import Factorization, diagnose, is_exact, occupancy, scale_ratio, sum_of_squares
 from onnxmorph.equation.kernels import embed, extent, grouped, inner_offset, ungrouped
 from onnxmorph.equation.precision import Array, float_type
 from onnxmorph.equation.structured import share_free, solve_structured, structured_bytes
@@ -154,19 +154,37 @@ def default_width(
     """The least total width at which the result is exact, dense and near He's scale for any weights of this shape.
 
     :func:`least_width`, and an eighth of it more (at least one channel a group) for each factor with taps that the
-    parent's do not reach.
+    parent's do not reach. With the weights themselves given, one more where they need it: where the parent has dead
+    channels or pruned taps, which would leave zeros in the solved factor, and where a single small channel a group
+    cannot come near He's scale.
     """
     shape = _shape_of(kernel)
     problem = _problem(shape, kernels, groups, _centred(shape, kernels) if offset is None else offset)
+    whole = grouped(kernel, groups) if isinstance(kernel, np.ndarray) else None
     best = None
     for form in problem.forms():
         if form.core > form.bound:
             continue
         extra = max(1, math.ceil(form.core / 8))
         width = form.core + extra * (int(form.tiling.fixed_border) + int(form.tiling.solved_border))
+        if width == form.core and whole is not None and (best is None or width < best) and _is_bare(whole, form):
+            width += 1
         best = width if best is None else min(best, width)
     assert best is not None
     return groups * best * (2 if mirrored else 1)
+
+
+def _is_bare(whole: Array, form: _Form) -> bool:
+    """At ``form.core`` channels a group these weights leave zeros, or a scale that nothing can lift.
+
+    A dead channel does not double the width of a layer of one or two channels a group: there its zeros stay.
+    """
+    if form.core >= 4:
+        return bool(np.any(whole)) and _has_empty_column(whole, form)
+    if form.core > 1:
+        return False
+    rows = np.sqrt(float(sum_of_squares(whole)) / (whole.shape[0] * form.outer))
+    return bool(0 < rows < 0.5)
 
 
 def bytes_needed(
@@ -208,7 +226,7 @@ def _choose(problem: _Problem, width: int, parent: Array | None) -> list[tuple[_
 def _has_empty_column(parent: Array, form: _Form) -> bool:
     """A column of ``M`` is zero: without null-space channels the solved factor would be zero there too."""
     kept = 2 if form.fix_second else 1
-    used = np.any(parent != 0, axis=3 - kept)
+    used = np.asarray(np.any(parent != 0, axis=3 - kept))
     if form.tiling.columns == 1:
         used = used.reshape(*used.shape[:2], -1).any(axis=2)
     return not bool(used.all())
@@ -288,6 +306,13 @@ def solve_scaled(
         form, rank = structured
         needed = _form_bytes(problem, form, hidden, kind.itemsize, rank)
         if needed > memory_limit:
+            if rank is not None:
+                least = least_width(kernel, kernels, groups, offset=problem.offset)
+                raise Refusal(
+                    f"{width} hidden channels are too few, and the layer is too large to see whether its rank allows",
+                    way_out=f"{least} are exact for any weights",
+                    code="width-too-small",
+                )
             reasons.append(_too_much(needed, memory_limit))
         else:
             best = _closed_form(problem, form, rank, whole, hidden, kind, generator, fan_in_factor, needed)

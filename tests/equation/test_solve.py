@@ -300,3 +300,33 @@ def test_memory_beyond_the_limit_is_refused_before_anything_is_solved() -> None:
         solve(kernel, 64, ((3, 3), (1, 1)), memory_limit=needed - 1)
     assert caught.value.code == "memory"
     assert solve(kernel, 64, ((3, 3), (1, 1)), memory_limit=needed).bytes_needed == needed
+
+
+def test_the_default_width_looks_at_the_weights() -> None:
+    rng = np.random.default_rng(0)
+    kernels = ((1, 1), (3, 3))
+    kernel = he_kernel(rng, (16, 16, 3, 3))
+    assert default_width(kernel, kernels) == default_width(kernel.shape, kernels) == 16
+    kernel[5] = 0  # a dead output channel: solved for the second factor it would be a row of zeros
+    assert default_width(kernel, kernels) == 17
+    assert solve(kernel, 17, kernels).dense
+    pruned = he_kernel(rng, (16, 16, 3, 3)) * (rng.random((16, 16, 3, 3)) < 0.05)
+    assert solve(pruned, default_width(pruned, ((3, 3), (1, 1))), ((3, 3), (1, 1))).dense
+    small = he_kernel(rng, (8, 1, 3, 3), 0.1)
+    width = default_width(small, ((3, 3), (1, 1)), 8)
+    assert width == 16
+    assert all(0.5 <= ratio <= 2 for ratio in solve(small, width, ((3, 3), (1, 1)), 8).scale_ratio)
+
+
+def test_weights_that_nearly_underflow_in_16_bits_are_still_solved() -> None:
+    kernel = (he_kernel(np.random.default_rng(0), (32, 16, 3, 3), dtype=np.float64) * 1e-3).astype(np.float16)
+    for kernels in (((3, 3), (1, 1)), ((3, 3), (3, 3))):
+        found = solve(kernel, 40, kernels)
+        assert found.exact and found.residual < 5e-3
+
+
+def test_a_large_layer_with_too_few_channels_is_refused_without_an_attempt() -> None:
+    kernel = he_kernel(np.random.default_rng(0), (64, 64, 3, 3))
+    with pytest.raises(Refusal, match="64 are exact") as caught:
+        solve(kernel, 32, ((3, 3), (1, 1)), memory_limit=1 << 20)
+    assert caught.value.code == "width-too-small"
