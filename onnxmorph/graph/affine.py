@@ -10,6 +10,7 @@ followed here as far as each value has a single use, carrying along which axis h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,29 +160,25 @@ def _reshaped(place: Place, node: ir.Node, shapes: Shapes) -> Place:
 
 
 def _matching_axis(before: Dims, after: Dims, axis: int) -> int | None:
-    """The axis after a reshape whose stride and size are those of `axis` before; by the sizes behind it."""
+    """The axis after a reshape whose size and stride are those of `axis` before.
 
-    def behind(dims: Dims, position: int) -> int | None:
-        product = 1
-        for size in dims[position + 1 :]:
-            if not isinstance(size, int):
-                return None
-            product *= size
-        return product
+    The stride is the product of the sizes behind it, a number and symbols; equal names are equal sizes.
+    """
 
-    wanted = behind(before, axis)
-    if wanted is None:
-        # Sizes behind are dynamic: sound only when the same dynamic sizes are behind it afterwards.
-        tail = before[axis:]
-        if len(after) >= len(tail) and after[len(after) - len(tail) :] == tail and None not in tail:
-            return len(after) - len(tail)
-        return None
-    candidates = [
-        position
-        for position in range(len(after))
-        if after[position] == before[axis] and behind(after, position) == wanted
-    ]
-    return candidates[0] if candidates else None
+    def stride(dims: Dims, position: int) -> tuple[int, list[str]] | None:
+        behind = dims[position + 1 :]
+        if None in behind:
+            return None
+        return (
+            math.prod(size for size in behind if isinstance(size, int)),
+            sorted(size for size in behind if isinstance(size, str)),
+        )
+
+    wanted = stride(before, axis)
+    for position, size in enumerate(after):
+        if wanted is not None and size == before[axis] and stride(after, position) == wanted:
+            return position
+    return None
 
 
 def _layout(place: Place, node: ir.Node, shapes: Shapes, dtype: ir.DataType) -> Place | None:

@@ -30,8 +30,9 @@ _COUNTERS = (
     ),
 )
 _OPERATOR = re.compile(
-    r"(?:Fused|Quant)?(?:ConvTranspose|Conv|Gemm|MatMul|Add|BiasAdd|Sub|Einsum|LSTM|GRU|RNN|Conv\dD|Tensordot)"
-    r"(?:Integer|NBits)?(?:_quant)?(?:_?\d+)?(?:_output_\d+|:\d+)?$"
+    r"(?:Fused|Quant)?(?:ConvTranspose|Conv|Gemm|MatMul|Add|BiasAdd|Sub|Einsum|LSTM|GRU|RNN|Conv\dD|Tensordot|"
+    r"convolution|ExpandDims|Reshape|Transpose|Squeeze|Unsqueeze|Cast)"
+    r"(?:Integer|NBits)?(?:_quant)?(?:_*\d+)*(?:_output_\d+|:\d+)?$"
 )
 _SEPARATORS = re.compile(r"[/\\]+|:{2,}")
 _UNWELCOME = re.compile(r"[^A-Za-z0-9_.\-]+")
@@ -45,6 +46,7 @@ def generic(name: str) -> bool:
 def _path(name: str) -> str:
     """Components joined by dots; a component that repeats the one before (`layer1/layer1.0`) takes its place."""
     parts: list[str] = []
+    name = name.split(";", maxsplit=1)[0]  # tf2onnx joins the names of what it has merged
     for part in filter(None, _SEPARATORS.split(name)):
         if parts and part.startswith(parts[-1] + "."):
             parts[-1] = part

@@ -133,6 +133,20 @@ def test_channels_are_followed_through_a_reshape_or_lost() -> None:
     assert layer.affine is None and layer.activation is None
 
 
+def test_channels_are_followed_through_a_squeeze_of_an_unknown_length() -> None:
+    # How TensorFlow writes a Conv1D.
+    chain = [
+        node("Conv", ["x", "w"], ["y"]),
+        node("Squeeze", ["y", "two"], ["s"]),
+        node("Add", ["s", "k"], ["n"]),
+        node("Relu", ["n"], ["z"]),
+    ]
+    stored = {"w": f32(C, 3, 1, 1), "two": np.array([2]), "k": f32(1, C, 1)}
+    (layer,) = layers(read(model(chain, {"x": (np.float32, ["N", 3, 1, "L"])}, ["z"], stored)))
+    assert layer.affine is not None and layer.affine.shift.tolist() == stored["k"].ravel().tolist()
+    assert layer.activation is not None and layer.activation.name == "Relu"
+
+
 def test_the_activation_alone_uses_the_output() -> None:
     silu = [node("Sigmoid", ["y"], ["s"]), node("Mul", ["y", "s"], ["z"])]
     _, layer = conv_then(silu)
@@ -145,9 +159,7 @@ def test_a_normalisation_over_another_axis_than_the_channels_is_none() -> None:
     chain = [
         node("Conv", ["x", "w"], ["y"]),
         node("Transpose", ["y"], ["t"], perm=[0, 2, 3, 1]),
-        node(
-            "BatchNormalization", ["t", *NORM], ["n"]
-        ),  # over the height, C places as well
+        node("BatchNormalization", ["t", *NORM], ["n"]),  # over the height, C places as well
         node("Relu", ["n"], ["z"]),
     ]
     stored = {"w": f32(C, 3, 1, 1), **{name: STATISTICS[name] for name in NORM}}

@@ -20,6 +20,8 @@ from onnxmorph.graph.labels import generic, label
         ("conv2d_1.w_0", None, "Conv.0", "conv2d_1.tmp_0", "conv2d_1"),
         ("model/dense/MatMul/ReadVariableOp:0", None, "", "y", "model.dense"),
         ("conv1_w_0", None, "n0", "conv1_1", "conv1"),
+        ("m/conv1d_1/convolution/ExpandDims_1:0", None, "m/conv1d_1/convolution", "y", "m.conv1d_1"),
+        ("m/cq/conv1d_25;m/cq/conv1d_25", None, "m/cq/conv1d;m/cq/conv1d", "y", "m.cq.conv1d_25"),
         (None, None, "/fc/Gemm", "y", "fc"),
         (None, None, "", "logits", "logits"),
         (None, None, "Conv_7", "12", "Conv_7"),
