@@ -18,6 +18,7 @@ from onnxmorph.graph.axes.group import Group, GroupTable, Member, group_of, grou
 from onnxmorph.graph.axes.index_map import NEW, IndexMap
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Note, Pin
 from onnxmorph.graph.axes.rewrite import Applied, apply
+from onnxmorph.graph.axes.trace import reaching
 
 __all__ = [
     "NEW",
@@ -39,6 +40,7 @@ __all__ = [
     "groups",
     "groups_of",
     "keep_zero",
+    "reaching",
     "replicate",
     "resize",
     "zero_out",

@@ -44,6 +44,9 @@ class AxisEdit:
     roles_of: Mapping[Group, frozenset[str]]
     """For every changed group what the axis is for: grouped weights make one factor of it and read another."""
 
+    anchor: NDArray[np.int64]
+    """For every position the parent's position with index 0 in place of a new one: which part of a fused axis it is."""
+
     @property
     def roles(self) -> frozenset[str]:
         """What the axis is for, to any of the groups."""

@@ -327,7 +327,10 @@ class _Change:
             coordinates[group] = places
             new_of[group] = (places >= 0) & (self.sources[group.atom][np.maximum(places, 0)] < 0)
         roles = {group: one.roles for group, one in members.items()}
-        fill(AxisEdit(member, array, member.axis, new, zero, parent, coordinates, new_of, roles))
+        anchor = sources
+        if new.any():
+            anchor = self.factors.gather(member.expr, {atom: np.maximum(at, 0) for atom, at in self.sources.items()})
+        fill(AxisEdit(member, array, member.axis, new, zero, parent, coordinates, new_of, roles, anchor))
         return array
 
     def _zero(self, member: Member) -> Any:
