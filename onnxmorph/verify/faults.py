@@ -83,18 +83,22 @@ def nearest_values(model: ir.Model, weight: ir.Value) -> list[str]:
 
 
 def places(weights: Sequence[ir.Value], tensor_of: Mapping[ir.Value, ir.TensorProtocol], seed: int) -> list[Place]:
-    """Where to plant in each weight: alternately at a random element and at the largest one."""
+    """Where to plant: about six places over all weights, at random elements and, every second time, at the largest.
+
+    Several, because a weight of a dead unit changes nothing and cannot be seen.
+    """
     generator = np.random.default_rng([seed, 4])
-    found: list[Place] = []
-    for rank, value in enumerate(weights):
+    found: dict[Place, None] = {}
+    for rank in range(_MOST_PLACES if weights else 0):
+        value = weights[rank % len(weights)]
         flat = np.asarray(tensor_of[value].numpy()).reshape(-1)
-        if rank % 2 == 0:
+        if (rank // len(weights) + rank % len(weights)) % 2 == 0:
             live = np.flatnonzero(flat) if flat.size <= 1 << 22 else np.arange(flat.size)
             index = int(generator.choice(live)) if live.size else 0
         else:
             index = int(np.argmax(np.abs(flat if flat.dtype.kind == "f" else flat.astype(np.float32))))
-        found.append(Place(value, index))
-    return found
+        found.setdefault(Place(value, index))
+    return list(found)
 
 
 def plant(tensor: ir.TensorProtocol, index: int, size: float) -> ir.TensorProtocol | None:
@@ -144,7 +148,7 @@ def try_faults(
 def summarise(trials: list[FaultTrial]) -> tuple[float | None, list[str]]:
     """The smallest size at which every planted fault was seen, and what to warn of.
 
-    Where no size was seen everywhere, the smallest seen at more than half of the places counts, with a warning.
+    Where no size was seen everywhere, the smallest seen at half of the places or more counts, with a warning.
     """
     warnings: list[str] = []
     shares = {size: [trial.seen for trial in trials if trial.size == size] for size in SIZES}
@@ -162,10 +166,10 @@ def summarise(trials: list[FaultTrial]) -> tuple[float | None, list[str]]:
         missed = sorted({trial.weight for trial in trials if trial.size == largest and not trial.seen})
         warnings.append(
             f"{shares[largest].count(False)} of {len(shares[largest])} planted faults of {largest:.0%} of a weight's "
-            f"spread were not seen: {', '.join(repr(name) for name in missed[:3])}"
+            f"spread were not seen (dead units, or too coarse a precision): {', '.join(map(repr, missed[:3]))}"
         )
     everywhere = [size for size, seen in shares.items() if all(seen)]
-    mostly = [size for size, seen in shares.items() if 2 * seen.count(True) > len(seen)]
+    mostly = [size for size, seen in shares.items() if 2 * seen.count(True) >= len(seen)]
     if everywhere:
         return min(everywhere), warnings
     return (min(mostly) if mostly else None), warnings
