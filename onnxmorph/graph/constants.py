@@ -98,6 +98,8 @@ def _obstacle(value: ir.Value) -> str | None:
         if not supported(node):
             what = "a sparse or referenced constant" if node.op_type == "Constant" else f"computed by {node.op_type}"
             return f"'{here.name}' is {what}"
+        if not _needed(node):
+            return f"'{here.name}' is computed by a {node.op_type} without inputs"
         for needed in _needed(node):
             if needed in seen:
                 continue
