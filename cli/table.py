@@ -1,4 +1,4 @@
-"""Tables: drawn by rich on a terminal, plain aligned text with nothing cut off everywhere else."""
+"""Tables: drawn by rich where a terminal has room, plain aligned text with nothing cut off everywhere else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ class Table:
         return "\n".join(_aligned(line, widths, right) for line in lines)
 
     def show(self) -> None:
-        """Prints to stdout, in the form that suits where stdout goes."""
+        """Prints to stdout: drawn on a terminal that is wide enough, plain in files, pipes and narrow terminals.
+
+        A plain line that is too long for a terminal is continued by it on the next row: still one line to select and
+        copy, where a drawn table would break every name into a tower.
+        """
         if not sys.stdout.isatty():
             click.echo(self.plain())
             return
@@ -45,13 +49,18 @@ class Table:
         import rich.table
         import rich.text
 
+        console = rich.console.Console(highlight=False)
         drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
         for heading in self.headings:
             side = "right" if heading.startswith(">") else "left"
-            drawn.add_column(heading.removeprefix(">"), justify=side, overflow="fold")  # type: ignore[arg-type]
+            drawn.add_column(heading.removeprefix(">"), justify=side, no_wrap=True)  # type: ignore[arg-type]
         for row in self.rows:
             drawn.add_row(*(rich.text.Text(cell) for cell in row))  # Text: a name may hold rich's markup brackets
-        rich.console.Console(highlight=False).print(drawn)
+        # Measured on a console without bounds: on its own one, a table that does not fit claims to.
+        if rich.console.Console(width=100_000).measure(drawn).maximum <= console.width:
+            console.print(drawn)
+        else:
+            click.echo(self.plain())
 
 
 def _aligned(cells: Iterable[str], widths: Sequence[int], right: Sequence[bool]) -> str:

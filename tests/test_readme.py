@@ -29,7 +29,10 @@ def test_every_example_prints_what_the_page_says(page: Path, tmp_path: Path) -> 
         if example.language == "python":
             assert printed == "", f"{page.name}:{example.line}"
         else:
-            assert same_words(printed, example.printed), f"{page.name}:{example.line}: {example.source}\n{printed}"
+            assert same_words(printed, example.printed), (
+                f"{page.name}:{example.line}: {example.source}\n{printed}"
+                f"Where this is what it should print: python -m tests.documented {page.relative_to(ROOT)}"
+            )
 
 
 def test_the_readme_tells_set_up_main_job_and_tests() -> None:

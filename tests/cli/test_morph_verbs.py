@@ -28,6 +28,7 @@ where = { op = "Conv", last = 1 }
 
 CALLS = {
     "deepen": ["digits_cnn.onnx", "--after", "conv2"],
+    "widen": ["digits_cnn.onnx", "--layer", "conv2", "--by", "1.5"],
     "kernel": ["digits_cnn.onnx", "--layer", "conv2", "--to", "5"],
     "subnet": ["digits_cnn.onnx", "--layer", "conv2", "--template", "(3:24x4)(1:24)"],
     "skip": ["digits_cnn.onnx", "--from", "conv1", "--to", "conv2"],
@@ -36,6 +37,7 @@ CALLS = {
 }
 
 UNUSABLE = {
+    "widen": ["digits_cnn.onnx", "--layer", "classifier", "--to", "12"],
     "deepen": ["digits_mlp.onnx", "--after", "#0", "--kernel", "3"],
     "kernel": ["digits_mlp.onnx", "--layer", "#0", "--to", "5"],
     "activate": ["digits_mlp.onnx", "--layer", "#2"],

@@ -63,3 +63,28 @@ def test_a_piped_table_is_aligned_and_cuts_nothing_off(capsys: pytest.CaptureFix
     table.add("[bold]", "1234")
     table.show()
     assert capsys.readouterr().out == f"name{' ' * 297} count\n{'x' * 300}      7\n[bold]{' ' * 294}   1234\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
+@pytest.mark.parametrize(("columns", "drawn"), [(120, True), (40, False)])
+def test_a_table_is_drawn_only_where_the_terminal_has_room_and_is_whole_either_way(columns: int, drawn: bool) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    code = (
+        "from onnxmorph_cli.table import Table\n"
+        "table = Table(['name', '>count'])\n"
+        "table.add('/features/[bold]/a/rather/long/name/of/a/layer/Conv', '1234')\n"
+        "table.show()\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    subprocess.run([sys.executable, "-c", code], stdout=end, env={**environment, "TERM": "xterm"}, check=True)
+    os.close(end)
+    text = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "/features/[bold]/a/rather/long/name/of/a/layer/Conv" in text and "1234" in text
+    assert ("\u2500" in text) is drawn
