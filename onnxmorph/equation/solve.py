@@ -226,9 +226,9 @@ def _choose(problem: _Problem, width: int, parent: Array | None) -> list[tuple[_
 def _has_empty_column(parent: Array, form: _Form) -> bool:
     """A column of ``M`` is zero: without null-space channels the solved factor would be zero there too."""
     kept = 2 if form.fix_second else 1
-    used = np.asarray(np.any(parent != 0, axis=3 - kept))
+    used: Array = np.asarray(np.any(parent != 0, axis=3 - kept))
     if form.tiling.columns == 1:
-        used = used.reshape(*used.shape[:2], -1).any(axis=2)
+        used = np.asarray(used.reshape(*used.shape[:2], -1).any(axis=2))
     return not bool(used.all())
 
 
