@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxmorph import model, verify
@@ -126,6 +127,8 @@ def test_a_grandchild_does_not_inherit_the_certificate_of_its_parent(
     assert len(model.records(written)) == 2
     certificate = model.certificate_of(written)
     assert certificate is not None and certificate["equivalent"] is None
+    keys = [entry.key for entry in onnx.load(second).metadata_props]
+    assert len(keys) == len(set(keys))
 
 
 def test_the_same_plan_and_seed_give_the_same_file(parent: ir.Model, tmp_path: Path) -> None:
