@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, drop_unused, replace_uses, take_name
+from onnxmorph.equation import extent
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.layers import LinearLayer
@@ -82,11 +83,6 @@ def margins(size: int, old: int = 1) -> tuple[int, int]:
     """Zeros before and after when a kernel axis grows from ``old`` to ``size``; an odd one goes at the end."""
     before = (size - old) // 2
     return before, size - old - before
-
-
-def extent(kernels: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Kernel of the composition, ``sum K - (n - 1)`` per axis (NM eq. 19)."""
-    return tuple(sum(sizes) - (len(kernels) - 1) for sizes in zip(*kernels, strict=True))
 
 
 def check_borders(layer: LinearLayer, kernels: Sequence[tuple[int, ...]]) -> None:
