@@ -1,7 +1,7 @@
 """How long reading a big graph takes: `python benchmarks/inspect_graph.py` makes one of 20,000 nodes and measures.
 
-Every figure is a whole process, start-up included, best of `--runs`: `onnxmorph inspect`, the library's load, shapes and
-layers with their activations, and for comparison `onnx.load` + `onnx.shape_inference.infer_shapes`.
+Every figure is a whole process, start-up included, best of `--runs`: `onnxmorph inspect`, the library's load, shapes
+and layers with their activations, and for comparison `onnx.load` + `onnx.shape_inference.infer_shapes`.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def per_channel(value: ir.Value | None, axis: int | None, rank: int | None, chan
     if axis is None or array.size != channels:
         return None
     from_the_back = axis - rank if rank is not None and axis >= 0 else axis
-    if array.ndim < -from_the_back or array.shape[from_the_back] != channels:
+    if not -array.ndim <= from_the_back < 0 or array.shape[from_the_back] != channels:
         return None
     return array.reshape(channels)
 

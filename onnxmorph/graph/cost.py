@@ -112,7 +112,7 @@ def cost(layer: LinearLayer, sample: Sample) -> Cost:
     else:
         value, channel = layer.node.outputs[0], layer.output_axis
     sizes = sample.sizes(value)
-    if not sizes:
+    if not sizes or not -len(sizes) <= channel < len(sizes):
         return Cost(parameters, None)
     del sizes[channel]
     places = math.prod(sizes)
