@@ -158,20 +158,23 @@ class LinearLayer:
 
     @cached_property
     def _following(self) -> Following:
-        from onnxmorph.graph.activations import recognise
-
         if self.out_channels == 0:
             return Following()
         start = Place(self.output, self.output_axis, self.shapes.rank(self.output), self.out_channels)
         steps: list[Step] = []
-        activation = _sole(self.output, recognise(self.output))
+        activation = _sole(self.output, self._recognised(self.output))
         if activation is None:
             for step in follow(start, self.shapes, self.dtype):
                 steps.append(step)
-                activation = _sole(step.place.value, recognise(step.place.value))
+                activation = _sole(step.place.value, self._recognised(step.place.value))
                 if activation is not None:
                     break
         return Following(tuple(steps), activation)
+
+    def _recognised(self, value: ir.Value) -> Activation | None:
+        from onnxmorph.graph.activations import recognise
+
+        return recognise(value, shape=self.shapes.shape(value), ir_version=self.shapes.ir_version)
 
     @property
     def batch_norm(self) -> ir.Node | None:

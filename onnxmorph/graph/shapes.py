@@ -57,6 +57,8 @@ class Shapes:
         self._shapes: dict[ir.Value, Dims | None] = {}
         self._dtypes: dict[ir.Value, ir.DataType] = {}
         self._declared: set[ir.Value] = set()
+        self.ir_version: int | None = None
+        """The model's, as far as the shapes are of one."""
         self.conflicts: list[str] = []
         """One line for each value whose declared shape contradicts what its operator gives."""
         self.failure: str | None = None
@@ -75,6 +77,7 @@ class Shapes:
             SelectionError: `fixed` names no graph input, or contradicts a declared rank or size.
         """
         shapes = cls()
+        shapes.ir_version = model.ir_version
         overrides = _overrides(model, fixed or {})
         inference = _refined(model, overrides)
         shapes.failure = inference.failure
