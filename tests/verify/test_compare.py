@@ -55,6 +55,19 @@ def test_one_wrong_channel_under_large_ones_is_named(channel: int, axis: int) ->
     assert measured.channel == (axis, channel)
 
 
+@pytest.mark.parametrize("axis", [1, 3])
+def test_a_steady_error_in_one_channel_differs_though_no_element_stands_out(axis: int) -> None:
+    parent = values(2, 8, 9, 8)
+    child = noisy(parent, 1e-4, 3)
+    np.moveaxis(child, axis, 0)[5] += 4e-3
+    measured = measure(parent, child, [noisy(parent, 1e-4)])
+    assert measured.ratio < LIMIT < measured.channel_ratio
+    comparison = Comparison("y", "y", "float32")
+    record(comparison, measured, 0)
+    assert comparison.status == "differs"
+    assert comparison.channel == (axis, 5)
+
+
 def test_nan_and_infinity_in_the_same_places_are_equal() -> None:
     parent = f32([[np.nan, np.inf, -np.inf, 1.0]])
     assert measure(parent, parent.copy(), []).worst() == 0
