@@ -33,6 +33,9 @@ LARGEST_UNIFORM = 1 << 20
 LARGEST_FLOAT_CONTENT = 1
 """Elements; a float tensor with more is data (a per-channel parameter), not arithmetic on sizes."""
 
+DEEPEST_CONSTANT = 50
+"""Nodes of arithmetic on stored numbers that are followed from one result back."""
+
 LONGEST_CHAIN = 10_000
 """Nodes that are walked back to find the type of a number."""
 
@@ -57,6 +60,7 @@ class CoupledAxes:
         """For a value handed to a model-local function, the function's own name for it."""
         self._axes: dict[ir.Value, Axes | None] = {}
         self._contents: dict[ir.Value, Content | None] = {}
+        self._nesting = 0
         self._followed: set[ir.Value] = set()
         self._constants: dict[ir.Value, bool] = {}
         self._uniform: dict[ir.Value, bool] = {}
@@ -118,11 +122,34 @@ class CoupledAxes:
         """What a small value holds, in terms of axis sizes; ``None`` when it is data."""
         if value in self._contents:
             return self._contents[value]
-        content: Content | None = None
-        array = self.small_array(value)
+        content: Content | None = self._computed_constant(value)
+        array = self.small_array(value) if content is None else None
         if array is not None and (array.dtype.kind in "iub" or array.size <= LARGEST_FLOAT_CONTENT):
             content = constant_content(array)
         self._contents[value] = content
+        return content
+
+    def _computed_constant(self, value: ir.Value) -> Content | None:
+        """Arithmetic on stored numbers that `onnxmorph.graph.constants` does not follow, such as Mod."""
+        node = value.producer()
+        if node is None or stored(value) is not None or not self.is_constant(value):
+            return None
+        if self._nesting >= DEEPEST_CONSTANT:
+            return None
+        self._nesting += 1
+        inputs = [None if read is None else self.content(read) for read in node.inputs]
+        self._nesting -= 1
+        if any(read is not None and held is None for read, held in zip(node.inputs, inputs, strict=True)):
+            return None
+        out = evaluate_node(node, inputs)
+        if out is None or out[value.index() or 0].size > LARGEST_CONTENT:
+            return None
+        content = np.asarray(out[value.index() or 0], dtype=object)
+        numbers = [number.value(self.factors.size) for number in content.reshape(-1)]
+        if any(number is None for number in numbers):
+            return None
+        if content.size > LARGEST_FLOAT_CONTENT and any(isinstance(number, float) for number in numbers):
+            return None
         return content
 
     def small_array(self, value: ir.Value) -> np.ndarray[Any, Any] | None:

@@ -145,6 +145,23 @@ class Factors:
         parts = [self.size(part, sizes) for part in bound[1]]
         return None if any(part is None for part in parts) else sum(part or 0 for part in parts)
 
+    def stand_in(self, expr: Expr, large: bool, sizes: Mapping[int, int] | None = None) -> int:
+        """The size with a number in place of every size that is unknown, the same for the same atom.
+
+        Two sizes that agree for large and for small stand-ins are taken to be the same function of what is unknown.
+        """
+        total = 1
+        for factor in self.factors(expr):
+            rows = self.segments(factor)
+            if rows is not None:
+                total *= sum(self.stand_in(row, large, sizes) for row in rows)
+                continue
+            size = self._atom_size(factor, sizes)
+            if size is None:
+                size = 1_000_003 * (2 * factor + 1) + 2 if large else 2 * factor + 3
+            total *= size
+        return total
+
     def symbol(self, expr: Expr) -> str | None:
         """What the model calls an axis of unknown size."""
         factors = self.factors(expr)

@@ -22,12 +22,15 @@ from onnxmorph.graph.axes.factors import Expr
 from onnxmorph.graph.axes.fills import AxisEdit, Fill, keep_zero
 from onnxmorph.graph.axes.group import Group, Member
 from onnxmorph.graph.axes.index_map import IndexMap
-from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse
+from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse, Wanted
 from onnxmorph.graph.constants import constant, stored
 
 __all__ = ["Applied", "Twins", "apply"]
 
 Array = NDArray[Any]
+
+KEEP: Scalar = float("nan")
+"""In place of an element that stays whatever the model computes."""
 
 _EXPLICIT_SPLIT_OPERAND = 13
 """Since opset 13 Split reads its sizes from an operand."""
@@ -210,26 +213,44 @@ class _Change:
         values: list[Scalar] = []
         found: list[Scalar | None] = []
         wrong = False
+        inferred = sum(number.value(self.before) == -1 for number in numbers)
         for number, wanted in zip(numbers, use.wanted, strict=True):
-            here = number.value(self.after) if number.depends else number.value(self.before)
+            here = number.value(self.after)
             found.append(here)
-            value = here if here is not None else 0
+            values.append(KEEP if here is None else here)
             want = None if wanted is None else wanted.value(self.after)
-            if wanted is not None and want is not None and here != want:
-                if here is None:
-                    if any(self._touches(part) for part in wanted.parts) or self._depends(number):
-                        raise self._computed(use.node)
-                elif wanted.accepts is None or not wanted.accepts(here, want, self.after):
-                    wrong, value = True, want
-            elif want is None and self._depends(number):
-                raise self._computed(use.node)
-            values.append(value)
+            if wanted is None or here is None or want is None:
+                if not self._depends(number) and (wanted is None or not self._resizes(wanted)):
+                    continue
+                if wanted is not None and self._agree(number, wanted):
+                    continue
+                if wanted is None or not wanted.infer or inferred:
+                    raise self._computed(use.node)
+                wrong, inferred, values[-1] = True, 1, -1
+            elif here != want and (wanted.accepts is None or not wanted.accepts(here, want, self.after)):
+                wrong, values[-1] = True, want
         if not wrong:
             return
         if use.attribute is not None:
             yield _AttributeEdit(use.node, use.attribute, [int(value) for value in values])
         elif use.position is not None:
             yield _OperandEdit(use.node, use.position, values, found, numbers, "shape")
+
+    def _resizes(self, wanted: Wanted) -> bool:
+        return any(self._size(part, True, None) != self._size(part, True, self.sizes) for part in wanted.parts)
+
+    def _size(self, expr: Expr, large: bool, sizes: Mapping[int, int] | None) -> int:
+        return self.factors.stand_in(expr, large, sizes)
+
+    def _agree(self, number: Number, wanted: Wanted) -> bool:
+        """Whether a computed element follows the change by itself, whatever the unknown sizes are."""
+        if wanted.negative:
+            return False
+        large = number.value(lambda expr: self._size(expr, True, self.sizes))
+        small = number.value(lambda expr: self._size(expr, False, self.sizes))
+        return large == sum(self._size(part, True, self.sizes) for part in wanted.parts) and small == sum(
+            self._size(part, False, self.sizes) for part in wanted.parts
+        )
 
     def _split_use(self, use: SplitUse) -> Iterator[_OperandEdit | _AttributeEdit]:
         wanted = [self.after(part) for part in use.parts]
@@ -408,12 +429,11 @@ class _Change:
         if static or value is None:
             writer.constant(node, edit.position, np.array(edit.values, dtype=dtype.numpy()).reshape(shape), edit.what)
             return
-        # Some elements are known only at run time: correct the others by what they are off.
-        delta = [
-            0 if found is None else int(wanted) - int(found)
-            for wanted, found in zip(edit.values, edit.found, strict=True)
-        ]
-        writer.add(node, edit.position, value, np.array(delta, dtype=dtype.numpy()).reshape(shape))
+        # Some elements are known only at run time: the others are replaced, those are kept.
+        keep = [wanted is KEEP or wanted == found for wanted, found in zip(edit.values, edit.found, strict=True)]
+        put = [0 if kept else int(wanted) for kept, wanted in zip(keep, edit.values, strict=True)]
+        kept = np.array(keep, dtype=dtype.numpy()).reshape(shape)
+        writer.replace(node, edit.position, value, kept, np.array(put, dtype=dtype.numpy()).reshape(shape))
 
     def _dtype(self, edit: _OperandEdit, value: ir.Value | None) -> ir.DataType:
         if value is None:
@@ -548,8 +568,9 @@ class _Writer:
         if value is not None:
             self.orphans.append(value)
 
-    def add(self, node: ir.Node, position: int, value: ir.Value, delta: Array) -> None:
-        """Correct a computed shape operand by a constant."""
+    def replace(self, node: ir.Node, position: int, value: ir.Value, keep: Array, put: Array) -> None:
+        """Replace some elements of a computed shape operand by constants: ``value * keep + put``."""
         builder = self.builder(node)
-        offset = builder.initializer(f"{value.name}_offset", delta)
-        node.replace_input_with(position, builder.node("Add", [value, offset], output=f"{value.name}_resized"))
+        kept = builder.node("Mul", [value, builder.initializer(f"{value.name}_kept", keep)])
+        fixed = builder.initializer(f"{value.name}_fixed", put)
+        node.replace_input_with(position, builder.node("Add", [kept, fixed], output=f"{value.name}_resized"))

@@ -141,6 +141,18 @@ class Site:
         """Number of indices of an axis, ``None`` when unknown."""
         return self.factors.size(expr)
 
+    def means(self, number: Number, expr: Expr) -> bool:
+        """Whether a number is the size of an axis, whatever the unknown sizes are."""
+        factors = self.factors
+        large = number.value(lambda one: factors.stand_in(one, True)) == factors.stand_in(expr, True)
+        return large and number.value(lambda one: factors.stand_in(one, False)) == factors.stand_in(expr, False)
+
+    def axis_of(self, number: Number) -> Expr | None:
+        """The axis whose size a number is, perhaps after tests and casts; ``None`` when it is computed otherwise."""
+        if number.axis is not None:
+            return number.axis
+        return next((expr for expr in number.axes() if self.means(number, expr)), None)
+
     # ---- saying ---------------------------------------------------------------------------------------------------
 
     def give(self, position: int, axes: Sequence[Expr]) -> None:

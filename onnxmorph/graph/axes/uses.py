@@ -27,11 +27,13 @@ class Wanted:
         parts: Axes whose sizes add up to the element.
         accepts: Whether an element that says something else means the same, given (found, wanted, sizes).
         negative: The element counts from the end: minus the sum.
+        infer: The element may be given as -1 (one of a Reshape target).
     """
 
     parts: tuple[Expr, ...]
     accepts: Accepts | None = None
     negative: bool = False
+    infer: bool = False
 
     def value(self, size: SizeOf) -> int | None:
         """The element under given sizes, ``None`` when one is unknown."""

@@ -135,12 +135,11 @@ def _slice(
     if low is not None and int(low) == 0 and step == 1:
         if high is not None and high >= _FAR:
             return expr, None, None
-        other = bounds[1].axis
-        if total is None and other is not None and site.factors.same(other, expr):
+        if total is None and high is None and site.means(bounds[1], expr):
             return expr, None, None
     if total is None or low is None or high is None:
         site.pin(expr, "index", f"{site.label} cuts it at bounds that are not fixed")
-        bound = bounds[1].axis if high is None and low == 0 and step == 1 else None
+        bound = site.axis_of(bounds[1]) if high is None and low == 0 and step == 1 else None
         return (bound if bound is not None else site.new(None)), None, None
     first, last = int(low), int(high)
     start = min(max(first + total if first < 0 else first, 0), total)
@@ -278,13 +277,14 @@ def _expanded(site: Site, expr: Expr, number: Number) -> tuple[Expr, Wanted | No
         if known is not None:
             new = site.free(int(known))
             return new, Wanted((new,))
-        return (number.axis if number.axis is not None else site.new(None)), None
+        axis = site.axis_of(number)
+        return (axis if axis is not None else site.new(None)), None
     if total is not None:
-        if known is None:
+        if known is None and not site.means(number, expr):
             site.block(expr, "computed-shape", f"{site.label} expands to a size that is not known")
             return expr, None
         return expr, Wanted((expr,), lambda found, _wanted, _size: found == 1)
-    if known == 1 or (number.axis is not None and site.factors.same(number.axis, expr)):
+    if known == 1 or site.means(number, expr):
         return expr, None
     site.block(expr, "unknown-size", f"{site.label} expands an axis of unknown size")
     return site.new(None if known is None or known == 1 else int(known)), None
@@ -308,7 +308,8 @@ def tile(site: Site) -> None:
         if repeats is None:
             if site.size(expr) != 1:
                 site.block(expr, "computed-shape", f"{site.label} repeats this axis an unknown number of times")
-            out.append(number.axis if number.axis is not None and site.size(expr) == 1 else site.new(None))
+            axis = site.axis_of(number) if site.size(expr) == 1 else None
+            out.append(axis if axis is not None else site.new(None))
             wanted.append(None)
             continue
         outer = site.free(int(repeats)) if site.size(expr) == 1 else site.new(int(repeats))
@@ -329,7 +330,8 @@ def constant_of_shape(site: Site) -> None:
     for number in numbers:
         known = number.value(site.factors.size)
         if known is None:
-            out.append(number.axis if number.axis is not None else site.new(None))
+            axis = site.axis_of(number)
+            out.append(axis if axis is not None else site.new(None))
             wanted.append(None)
         elif known == 1 and not number.depends:
             out.append(())
@@ -352,10 +354,11 @@ def arange(site: Site) -> None:
     start, limit, delta = values
     if start is None or limit is None or not delta:
         numbers = site.numbers(None, 1)
-        plain = start == 0 and delta == 1 and numbers is not None and numbers[0].axis is not None
-        if plain:
+        axis = site.axis_of(numbers[0]) if start == 0 and delta == 1 and numbers else None
+        if axis is not None:
             site.shape_operands.add(1)
-        site.give(0, [numbers[0].axis if plain and numbers is not None and numbers[0].axis else site.new(None)])
+            site.pin(axis, "index", f"positions counted by {site.label}")
+        site.give(0, [axis if axis is not None else site.new(None)])
         return
     site.give(0, [site.new(max(0, int(-((start - limit) // delta))), "index", f"positions counted by {site.label}")])
 

@@ -22,6 +22,7 @@ class _Target:
     copy: Expr | None
     infer: bool
     axis: Expr | None = None
+    computed: bool = False
 
 
 @rule("Reshape")
@@ -47,7 +48,7 @@ def _target(site: Site, number: Number, axes: Axes, index: int, copies: bool) ->
         return _Target(number, site.size(axes[index]), axes[index], False)
     if size is not None and size < 0:
         return _Target(number, None, None, True)
-    return _Target(number, size, number.axis, False)
+    return _Target(number, size, site.axis_of(number), False, computed=size is None)
 
 
 def _deal(site: Site, targets: list[_Target], rest: list[int]) -> list[int]:
@@ -56,7 +57,7 @@ def _deal(site: Site, targets: list[_Target], rest: list[int]) -> list[int]:
     first = 0
     while first < len(targets):
         target = targets[first]
-        taken = _copied(site, target, rest, left=True)
+        taken = _copied(site, target, rest, left=True) or _computed(site, target, rest, left=True)
         if taken is None and target.size is not None and _reach(site, rest, target.size) != 0:
             outer = factors.take_outer(rest, target.size)
             taken = None if outer is None else (outer[0], outer[1])
@@ -68,7 +69,7 @@ def _deal(site: Site, targets: list[_Target], rest: list[int]) -> list[int]:
     while last > first:
         target = targets[last - 1]
         rest = factors.factors(tuple(rest))
-        taken = _copied(site, target, rest, left=False)
+        taken = _copied(site, target, rest, left=False) or _computed(site, target, rest, left=False)
         reach = _reach(site, rest[::-1], target.size) if target.size is not None else 0
         if taken is None and target.size is not None and (reach != 0 or _is_last_unknown(site, rest)):
             inner = factors.take_inner(rest, target.size)
@@ -92,6 +93,17 @@ def _copied(site: Site, target: _Target, rest: list[int], left: bool) -> tuple[E
         return tuple(named), rest[count:]
     if not left and count and rest[-count:] == named:
         return tuple(named), rest[:-count]
+    return None
+
+
+def _computed(site: Site, target: _Target, rest: list[int], left: bool) -> tuple[Expr, list[int]] | None:
+    """The next factors whose sizes multiply to a number that is computed from sizes of unknown value."""
+    if not target.computed:
+        return None
+    for count in range(1, len(rest) + 1):
+        taken = tuple(rest[:count] if left else rest[-count:])
+        if site.means(target.number, taken):
+            return taken, (rest[count:] if left else rest[:-count])
     return None
 
 
@@ -123,10 +135,6 @@ def _finish(site: Site, targets: list[_Target], rest: list[int]) -> None:
             site.factors.learn(target.axis, target.size)
         if target.size is not None and site.size(target.axis) != target.size:
             _fail(site, [target], rest)
-        elif target.size is None and not target.infer and not _is(site, target.number, target.axis):
-            text = f"a target of {site.label} is computed in a way that is not followed"
-            known = [(leaf,) for leaf in site.factors.leaves(target.axis) if site.size((leaf,)) is not None]
-            site.block(known, "computed-shape", text)
     elif open_targets:
         _fail(site, open_targets, rest)
     elif rest:
@@ -134,10 +142,6 @@ def _finish(site: Site, targets: list[_Target], rest: list[int]) -> None:
             site.pin(tuple(rest), "structure", f"a factor of 1 dropped by {site.label}")
         else:
             _fail(site, targets, rest)
-
-
-def _is(site: Site, number: Number, axis: Expr) -> bool:
-    return number.axis is not None and site.factors.same(number.axis, axis)
 
 
 def _fail(site: Site, targets: list[_Target], rest: list[int]) -> None:
@@ -156,9 +160,7 @@ def _wanted(target: _Target) -> Wanted | None:
     copy = target.copy
     if copy is not None and not target.number.depends:
         return Wanted((target.axis,), lambda found, wanted, size: found == 0 and size(copy) == wanted)
-    if target.size is None:
-        return None
-    return Wanted((target.axis,))
+    return Wanted((target.axis,), infer=True)
 
 
 @rule("Flatten")
