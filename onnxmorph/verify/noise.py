@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
+_BLOCK = 1 << 20
+
 _SHAPING = {
     ("Resize", 1),
     ("Resize", 2),
@@ -46,6 +48,11 @@ def moved(array: Array, generator: np.random.Generator) -> Array:
     """``array`` with every finite number that is not whole moved to one of its two neighbours in its own type."""
     if array.size == 0:
         return array
+    if array.size > _BLOCK:  # in blocks: the steps below take many times the memory of what they work on
+        flat, result = array.reshape(-1), np.empty(array.size, array.dtype)
+        for start in range(0, array.size, _BLOCK):
+            result[start : start + _BLOCK] = moved(flat[start : start + _BLOCK], generator)
+        return result.reshape(array.shape)
     if array.dtype.kind == "f":
         toward = np.where(generator.random(array.shape, dtype=np.float32) < 0.5, -np.inf, np.inf).astype(array.dtype)
         with np.errstate(over="ignore"):

@@ -162,6 +162,10 @@ class Session:
             values = [_external_value(ort, form.initializers[name]) for name in names]
             self._kept.append(values)
             options.add_external_initializers(names, values)
+            if provider == _CPU and not optimise:
+                # The first call alone makes the session copy them all; the second lets it use them where they lie.
+                for name, value in zip(names, values, strict=True):
+                    options.add_initializer(name, value)
         with _silenced():
             try:
                 self._session = ort.InferenceSession(
