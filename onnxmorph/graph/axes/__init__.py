@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from onnxmorph.graph.axes.analysis import CoupledAxes
 from onnxmorph.graph.axes.fills import AxisEdit, Fill, keep_zero, replicate, zero_out
-from onnxmorph.graph.axes.group import Group, GroupTable, Member, group_of, groups, groups_of, resize
+from onnxmorph.graph.axes.group import Group, GroupTable, Member, decompose, group_of, groups, groups_of, resize
 from onnxmorph.graph.axes.index_map import NEW, IndexMap
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Note, Pin
 from onnxmorph.graph.axes.rewrite import Applied, apply
@@ -36,6 +36,7 @@ __all__ = [
     "Note",
     "Pin",
     "apply",
+    "decompose",
     "group_of",
     "groups",
     "groups_of",

@@ -7,14 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes.analysis import CoupledAxes, Operand
 from onnxmorph.graph.axes.factors import Expr
+from onnxmorph.graph.axes.index_map import IndexMap
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Pin
 from onnxmorph.graph.constants import stored
 
-__all__ = ["Group", "GroupTable", "Member", "group_of", "groups", "groups_of", "resize"]
+__all__ = ["Group", "GroupTable", "Member", "decompose", "group_of", "groups", "groups_of", "resize"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,3 +321,76 @@ def resize(
     raise Refusal(
         f"'{value.name}' cannot have {to} indices on axis {axis}{reason}", way_out=f"{nearest} can", code="size-step"
     )
+
+
+def decompose(
+    table: GroupTable, value: ir.Value, axis: int, index_map: IndexMap, *, interface: bool = False
+) -> dict[Group, IndexMap]:
+    """The maps of single groups that together change a whole axis by ``index_map``.
+
+    What a caller wants to do to a layer's channels (keep these, drop those) is a map of the axis; what can change are
+    its groups. A concatenation takes each segment's part; a product takes a map that treats all rows alike. New indices
+    are given to groups (`resize`), except where the axis is one group as a whole.
+
+    Args:
+        table: Groups of the model.
+        value: The tensor, typically a layer's output.
+        axis: Its axis.
+        index_map: Map of the whole axis.
+        interface: Whether groups pinned by the model's signature may change.
+
+    Returns:
+        One map for each group that changes; empty for the identity.
+
+    Raises:
+        Refusal: No maps of the groups give this map of the axis, or a group that would change may not.
+        ValueError: The map does not start from the axis' size.
+    """
+    factors = table.coupled.factors
+    axes = table.coupled.axes(value)
+    size = None if axes is None else factors.size(axes[axis])
+    if axes is None or size is None:
+        raise Refusal(f"axis {axis} of '{value.name}' has no size that is known", code="unknown-size")
+    if index_map.parent_size != size:
+        raise ValueError(f"a map of {index_map.parent_size} indices for an axis of {size}")
+    wanted = index_map.sources
+    maps: dict[int, IndexMap] = {}
+    for group in table.of_axis(value, axis):
+        read = _read_off(group, axes[axis], wanted)
+        if read is not None:
+            maps[group.atom] = read
+    if not np.array_equal(factors.gather(axes[axis], {atom: one.sources for atom, one in maps.items()}), wanted):
+        text = factors.text(axes[axis])
+        raise Refusal(
+            f"axis {axis} of '{value.name}' is made of {text}, whose parts cannot change to give these indices",
+            code="not-separable",
+        )
+    out: dict[Group, IndexMap] = {}
+    for group in table.of_axis(value, axis):
+        one = maps.get(group.atom)
+        if one is None or one.is_identity:
+            continue
+        refusal = group.refusal(interface=interface)
+        if refusal is not None:
+            raise refusal
+        out[group] = one
+    return out
+
+
+def _read_off(group: Group, expr: Expr, wanted: NDArray[np.int64]) -> IndexMap | None:
+    """The map of one group that a map of the axis suggests: what becomes of the first row of it that is kept."""
+    factors = group.coupled.factors
+    if factors.factors(expr) == [group.atom]:
+        return IndexMap(group.size, wanted)
+    inside = factors.coordinate(expr, group.atom)
+    kept = [int(one) for one in wanted if one >= 0 and inside[one] >= 0]
+    if not kept:
+        return None
+    for _, stride in factors.placements(expr, group.atom):
+        # The row in which every other factor is as it is at the first index that is kept.
+        row = kept[0] - stride * int(inside[kept[0]]) + stride * np.arange(group.size)
+        if row[0] < 0 or row[-1] >= inside.size or not np.array_equal(inside[row], np.arange(group.size)):
+            continue
+        place = {int(position): index for index, position in enumerate(row)}
+        return IndexMap(group.size, np.array([place[one] for one in kept if one in place], dtype=np.int64))
+    return None

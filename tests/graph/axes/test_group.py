@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from onnx import helper
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
-from onnxmorph.graph.axes import CoupledAxes, GroupTable, group_of, groups, groups_of, resize
+from onnxmorph.graph.axes import CoupledAxes, GroupTable, IndexMap, decompose, group_of, groups, groups_of, resize
 from tests.graph.axes import nets
 from tests.graph.axes.cases import CASES
 
@@ -105,3 +106,46 @@ def test_an_axis_of_unknown_size_has_no_group() -> None:
     table = GroupTable(CoupledAxes.of(net.model("m")))
     with pytest.raises(Refusal, match="rank"):
         table.of_axis(table.coupled.model.graph.node(0).outputs[0], 0)
+
+
+def test_a_map_of_a_concatenated_axis_is_taken_apart() -> None:
+    table = table_of("split_unequal")  # (3 | 5)
+    value = output(table, "Add")
+    kept = [2, 0, 4, 3, 7]
+    maps = decompose(table, value, 2, IndexMap.keep(8, kept))
+    by_size = {group.size: index_map.sources.tolist() for group, index_map in maps.items()}
+    assert by_size == {3: [2, 0], 5: [1, 0, 4]}
+    with pytest.raises(Refusal, match=r"\[3\|5\]"):
+        decompose(table, value, 2, IndexMap.keep(8, [3, 0, 4]))  # across the cut
+    assert decompose(table, value, 2, IndexMap.identity(8)) == {}
+
+
+def test_a_map_of_a_product_treats_rows_alike() -> None:
+    table = table_of("conv_grouped")  # (2, 4)
+    value = output(table, "Conv")
+    maps = decompose(table, value, 1, IndexMap.keep(8, [3, 1, 7, 5]))
+    assert {group.size: index_map.sources.tolist() for group, index_map in maps.items()} == {4: [3, 1]}
+    maps = decompose(table, value, 1, IndexMap.keep(8, [4, 5, 6, 7]))
+    assert {group.size: index_map.sources.tolist() for group, index_map in maps.items()} == {2: [1]}
+    with pytest.raises(Refusal, match="2x4"):
+        decompose(table, value, 1, IndexMap.keep(8, [0, 1, 2, 4, 5, 7]))
+
+
+def test_taking_apart_undoes_putting_together() -> None:
+    random = np.random.default_rng(0)
+    for name in ("concat", "conv_grouped", "channel_shuffle", "gated_by_split", "attention_spelled_out"):
+        table = table_of(name)
+        for value, axes in list(table.coupled.known_values()):
+            for axis, expr in enumerate(axes):
+                found = [g for g in table.of_axis(value, axis) if g.symmetric and g.size > 1]
+                size = table.coupled.factors.size(expr)
+                if not found or size is None:
+                    continue
+                maps = {
+                    g: IndexMap.keep(g.size, random.permutation(g.size)[: random.integers(1, g.size + 1)])
+                    for g in found
+                }
+                whole = table.coupled.factors.gather(expr, {g.atom: m.sources for g, m in maps.items()})
+                again = decompose(table, value, axis, IndexMap(size, whole))
+                sources = {g.atom: m.sources for g, m in again.items()}
+                np.testing.assert_array_equal(table.coupled.factors.gather(expr, sources), whole)

@@ -133,3 +133,19 @@ def test_an_order_that_matters_is_not_permuted() -> None:
             y = net.op(op, x, size=3) if op == "LRN" else net.op(op, x, axis=1)
         table = GroupTable(CoupledAxes.of(net.model(net.conv(y, 8, 2))))
         assert not table.of_axis(net_value(table, x), 1)[0].symmetric
+
+
+def test_a_malformed_node_is_a_barrier_and_no_traceback() -> None:
+    for order in ([0, 7], [0]):
+        net = nets.Net()
+        x = net.dense(net.input(["N", 4]), 4, 8)
+        net.nodes.append(helper.make_node("Transpose", [x], ["t"], name="bad", perm=order))
+        net.nodes.append(helper.make_node("Gemm", ["t"], ["g"], name="short"))
+        coupled = CoupledAxes.of(net.model(net.dense("g", 8, 3)))
+        assert len(coupled.barriers) >= 2
+        assert all("'bad'" in reason or "short" in reason or "rank" in reason for _, reason in coupled.barriers)
+
+
+def test_no_case_and_no_rule_is_malformed() -> None:
+    for case in CASES.values():
+        assert CoupledAxes.of(case.build()).barriers == []
