@@ -3,8 +3,8 @@
     python benchmarks/factors.py                   # a VGG-like, a ResNet-like and a transformer of models/
     python benchmarks/factors.py MODEL ...         # these
 
-Layers from the middle of each model are deepened, one child per method asked; the factors are those of the child, and the
-largest difference between parent and child over the noise floor (limit in the certificate).
+Layers from the middle of each model are deepened, one child per method asked. The factors are those of the child; the
+error is the largest difference between parent and child over the parent's own noise.
 """
 
 from __future__ import annotations

@@ -200,6 +200,13 @@ def copied(folder: Path) -> Path:
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "fetched", ".mypy_cache")
         )
     shutil.copy(ROOT / "pyproject.toml", folder)
+    # Red is enough: the smallest failing example is of no interest here, and finding it takes minutes.
+    (folder / "tests" / "conftest.py").write_text(
+        "from hypothesis import Phase, settings\n"
+        'settings.register_profile("faults", phases=[Phase.explicit, Phase.generate], deadline=None)\n'
+        'settings.load_profile("faults")\n',
+        encoding="utf-8",
+    )
     return folder
 
 
@@ -212,7 +219,18 @@ def survives(folder: Path, fault: Fault) -> str | None:
     path.write_text(text.replace(fault.old, fault.new, 1), encoding="utf-8")
     try:
         ran = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *fault.tests.split()],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "not slow",
+                *fault.tests.split(),
+            ],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -38,6 +38,9 @@ __all__ = [
     "take_name",
 ]
 
+_OLDEST_OPSET = 7
+"""Since then operators broadcast as numpy does."""
+
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
 _QUANTIZATION = "quant_parameter_tensor_names"
@@ -327,6 +330,12 @@ class Builder:
         """
         if domain in {"", "ai.onnx"}:
             domain, version = "", self.opset
+            if version < _OLDEST_OPSET and op != "Constant":
+                raise Refusal(
+                    f"the model's opset is {version}, older than any that new nodes are written for",
+                    way_out=f"export it with opset {_OLDEST_OPSET} or later",
+                    code="opset-too-old",
+                )
         else:
             version = self._import(domain)
         schema = _schema(op, domain, version)

@@ -66,7 +66,7 @@ def _known(name: str, **defaults: float) -> _Rule:
 
 
 def _given(inputs: Sequence[Array | None], place: int) -> Array:
-    value = inputs[place]
+    value = inputs[place] if place < len(inputs) else None
     if value is None:
         raise ValueError("an input is missing")
     return value

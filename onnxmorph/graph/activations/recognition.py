@@ -157,7 +157,11 @@ def _matched_before(region: Region) -> Activation | None:
     if signature not in _matches:
         if len(_matches) >= _MOST_MATCHES:
             _matches.clear()
-        _matches[signature] = match(region)
+        try:
+            _matches[signature] = match(region)
+        except (IndexError, KeyError, TypeError, ValueError):
+            # An operator with inputs or attributes that it does not allow is no activation; ONNX Runtime says so later.
+            _matches[signature] = None
     return _matches[signature]
 
 
