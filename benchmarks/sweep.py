@@ -17,6 +17,8 @@ One layer ends as one of
     refused       the morph said why not, with a code that reasons are counted by
     wrong         a child was made and it does not compute the same, or is no valid model where its parent was one
     crash         anything else was raised, or the process died
+    blind         nothing differed, and nothing did either when faults were planted in the child: that proves nothing,
+                  as where the layer lies in a branch that was never taken
     unverifiable  a child was made, and ONNX Runtime cannot run its parent here
     late          no answer within `--layer-time`
 The exit status is 1 when anything was wrong or crashed, else 0.
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from onnxmorph.plan import Plan
 
 SOURCES = ("zoo", "samples", "fetched", "generated")
-OUTCOMES = ("done", "refused", "wrong", "crash", "unverifiable", "late")
+OUTCOMES = ("done", "refused", "wrong", "crash", "blind", "unverifiable", "late")
 FLOATS = frozenset(("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"))
 NOT_CONSTANT = frozenset(("unsupported-op", "weight-not-constant", "weight-is-function-input", "weight-overridable"))
 """Codes of layers that hold no constant float weight, or are no linear layer: they do not count in the share done."""
@@ -197,13 +199,15 @@ def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings
     }
     if check and (fault := _checked(child.model)):
         return {**made, "outcome": "wrong", "code": "checker", "reason": f"the ONNX checker: {fault}"}
+    # ONNX Runtime gives no values from inside a body, so only the border in the main graph can be looked at.
+    computed = {value.name for node in model.graph for value in node.outputs}
+    computed &= {value.name for node in child.model.graph for value in node.outputs}
     try:
         certificate = verify(
             model,
             child.model,
             provider=settings.provider,  # type: ignore[arg-type]
-            # ONNX Runtime gives no values from inside a body; in the main graph both models must have the border.
-            frontier=[] if layer.scope else [(name, name) for name in child.frontier],
+            frontier=[(name, name) for name in child.frontier if name in computed],
             time_budget=settings.budget,
             faults=settings.faults,
         )
@@ -211,6 +215,8 @@ def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings
         return {**made, "outcome": "unverifiable", "code": "runtime", "reason": str(failure)}
     except Exception:
         return {**made, "outcome": "crash", "reason": traceback.format_exc()}
+    if not layer.scope and (lost := [name for name in child.frontier if name not in computed]):
+        made["frontier_lost"] = lost
     compared = [*certificate.outputs, *certificate.inner]
     made |= {
         "provider": certificate.provider,
@@ -221,6 +227,8 @@ def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings
     }
     if not certificate.equivalent:
         return {**made, "outcome": "wrong", "code": "differs", "reason": "; ".join(certificate.failures)}
+    if settings.faults and child.factors and certificate.detectable_fault is None:
+        return {**made, "outcome": "blind", "code": "blind", "reason": "; ".join(certificate.warnings)}
     return {**made, "outcome": "done"}
 
 
@@ -443,8 +451,8 @@ def report(results: Sequence[Mapping[str, Any]], targets: Sequence[Target], sett
         "*share* counts the layers with a constant float weight; *ratio* is the largest difference between parent and",
         "child, in units of what one rounding moves the parent itself.",
         "",
-        "| source | models | layers | done | refused | wrong | crash | unverifiable | late | share | ratio |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| source | models | layers | done | refused | wrong | crash | blind | unverifiable | late | share | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for source in [*dict.fromkeys(target.source for target in targets), ""]:
         rows = [r for r in results if not source or r["source"] == source]
@@ -463,7 +471,10 @@ def report(results: Sequence[Mapping[str, Any]], targets: Sequence[Target], sett
         example = min((str(r["reason"]) for r in same), key=len)
         lines.append(f"| {code} | {count} | {sum(bool(r.get('counts')) for r in same)} | {_cell(example)} |")
     lines += _factors(results)
-    for outcome in ("wrong", "crash", "late", "unverifiable"):
+    if lost := [r for r in results if r.get("frontier_lost")]:
+        names = ", ".join(f"{r['model']} `{r['name']}`" for r in lost[:3])
+        lines += ["", f"{len(lost)} plans named a border value that parent or child does not have: {names} ..."]
+    for outcome in ("wrong", "crash", "blind", "late", "unverifiable"):
         bad = [r for r in results if r["outcome"] == outcome]
         if bad:
             lines += ["", f"## {outcome.capitalize()}", ""]
@@ -475,8 +486,8 @@ def report(results: Sequence[Mapping[str, Any]], targets: Sequence[Target], sett
             more = f" and {len(places) - 3} more" if len(places) > 3 else ""
             lines.append(f"* {', '.join(places[:3])}{more}: {last}")
     lines += ["", "## Models", ""]
-    lines.append("| model | layers | done | refused | wrong | crash | unverifiable | late | share | ratio |")
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    lines.append("| model | layers | done | refused | wrong | crash | blind | unverifiable | late | share | ratio |")
+    lines.append("|---|---|---|---|---|---|---|---|---|---|---|")
     order = {source: i for i, source in enumerate(("given", *SOURCES))}
     for target in sorted((t for t in targets if t.path), key=lambda t: (order[t.source], t.name)):
         rows = [r for r in results if (r["source"], r["model"]) == (target.source, target.name)]
@@ -557,9 +568,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--budget", type=float, default=4, metavar="S", help="seconds of inputs tried in one verification"
     )
-    parser.add_argument(
-        "--faults", action="store_true", help="plant faults in each child, and see whether they are seen"
-    )
+    parser.add_argument("--no-faults", action="store_true", help="do not plant faults to see whether they are seen")
     parser.add_argument("--provider", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument(
         "--out", default="", help="Markdown goes here, '-' for the terminal; default docs/sweep_MORPH.md"
@@ -579,7 +588,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     targets = collect(sources, options.paths, options.only)
     if not targets:
         parser.error("no models there; models/fetch.py gets some")
-    settings = Settings(options.morph, variants, options.layers, options.budget, options.faults, options.provider)
+    settings = Settings(
+        options.morph, variants, options.layers, options.budget, not options.no_faults, options.provider
+    )
     started = time.perf_counter()
     document = options.json or ROOT / "build" / f"sweep_{options.morph}.json"
     ledger = Ledger(document, settings, resume=options.resume)
@@ -593,9 +604,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     asked = {(target.source, target.name) for target in targets}
     results = [result for result in ledger.results if (result["source"], result["model"]) in asked]
-    command = " ".join(
-        ["python", "benchmarks/sweep.py", *(os.path.relpath(a) if Path(a).is_absolute() else a for a in arguments)]
-    )
+    told_paths = [os.path.relpath(path) for path in options.paths]
+    hidden = {"--out", options.out, "--json", str(options.json or ""), "--resume", *map(str, options.paths)}
+    command = " ".join(["python", "benchmarks/sweep.py", *told_paths, *(a for a in arguments if a not in hidden)])
     text = report(results, targets, settings, command)
     if options.out == "-":
         print(text, end="")

@@ -103,7 +103,7 @@ def test_table_counts_outcomes_and_shares(sweep: ModuleType) -> None:
     ]
     targets = [sweep.Target("given", "a.onnx", "a.onnx")]
     text = sweep.report(results, targets, sweep.Settings("deepen", ["auto"], 0, 1.0, False, "cpu"), "command")
-    assert "| a.onnx | 5 | 2 | 2 | 1 | 0 | 0 | 0 | 50.0 % | 1.5 |" in text
+    assert "| a.onnx | 5 | 2 | 2 | 1 | 0 | 0 | 0 | 0 | 50.0 % | 1.5 |" in text
     assert "| bias-not-constant | 1 | 1 | a \\| b |" in text
     assert "| mirror | 2 | 50.0 % | 75.0 % |" in text
     assert "* a.onnx `conv` (Conv, auto): y differs" in text
@@ -145,7 +145,7 @@ def test_sweep_over_a_sample_is_done_everywhere(sweep: ModuleType, tmp_path: Pat
     assert sweep.main(arguments) == 0
     results = json.loads(document.read_text())["results"]
     assert [r["outcome"] for r in results] == ["done"] * 3
-    assert "| digits_mlp.onnx | 3 | 3 | 0 | 0 | 0 | 0 | 0 | 100.0 % |" in out.read_text()
+    assert "| digits_mlp.onnx | 3 | 3 | 0 | 0 | 0 | 0 | 0 | 0 | 100.0 % |" in out.read_text()
     assert str(tmp_path) not in out.read_text()
 
 
