@@ -1,20 +1,27 @@
-"""The morphs: each decides a plan, says why not, and edits a clone."""
+"""The morphs: each decides a plan, says why not, and edits a clone.
+
+A morph's module is imported when the morph is first asked for: one verb of the command line needs one of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, Refusal
-from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.morphs.activate import ActivatePlan, plan_activate, why_not_activate
-from onnxmorph.morphs.deepen import DeepenPlan, plan_deepen, why_not_deepen
-from onnxmorph.morphs.kernel import KernelPlan, plan_kernel, why_not_kernel
-from onnxmorph.morphs.skip import SkipPlan, plan_skip
-from onnxmorph.morphs.subnet import SubnetPlan, plan_subnet, why_not_subnet
-from onnxmorph.morphs.widen import WidenPlan, coupled_groups, plan_widen, why_not_widen
-from onnxmorph.plan import Plan
+
+if TYPE_CHECKING:
+    from onnxmorph._ir import ir
+    from onnxmorph.graph.layers import LinearLayer
+    from onnxmorph.morphs.activate import plan_activate
+    from onnxmorph.morphs.deepen import plan_deepen
+    from onnxmorph.morphs.kernel import plan_kernel
+    from onnxmorph.morphs.skip import plan_skip
+    from onnxmorph.morphs.subnet import plan_subnet
+    from onnxmorph.morphs.widen import plan_widen
+    from onnxmorph.plan import Plan
 
 __all__ = [
     "MORPHS",
@@ -28,41 +35,69 @@ __all__ = [
     "plan_widen",
 ]
 
-WhyNot = Callable[[LinearLayer], Refusal | None]
+Item = TypeVar("Item")
+
+WhyNot = Callable[["LinearLayer"], Refusal | None]
 """Why a morph cannot be done to a layer, or ``None``."""
 
 
-def _widen_check(model: ir.Model) -> WhyNot:
-    table = coupled_groups(model)
-    return lambda layer: why_not_widen(layer, table)
+@dataclass(frozen=True)
+class _Place:
+    """Where a morph's parts are: a module of this package and names in it.
+
+    Attributes:
+        module: Module below this package.
+        plan: The function that plans it, ``plan_...``.
+        kind: Its plan's class.
+        check: What says why not of one layer, from a model; ``None`` where the morph is not of single layers.
+    """
+
+    module: str
+    plan: str
+    kind: str
+    check: str | None = None
+
+    def load(self, name: str) -> Any:
+        """A part of the morph's module."""
+        return getattr(importlib.import_module(f"{__name__}.{self.module}"), name)
 
 
-MORPHS: Mapping[str, Callable[[ir.Model], WhyNot]] = {
-    "deepen": lambda _: why_not_deepen,
-    "widen": _widen_check,
-    "kernel": lambda _: why_not_kernel,
-    "subnet": lambda _: why_not_subnet,
-    "activate": lambda _: why_not_activate,
+_PLACES = {
+    "deepen": _Place("deepen", "plan_deepen", "DeepenPlan", "check_deepen"),
+    "widen": _Place("widen", "plan_widen", "WidenPlan", "check_widen"),
+    "kernel": _Place("kernel", "plan_kernel", "KernelPlan", "check_kernel"),
+    "subnet": _Place("subnet", "plan_subnet", "SubnetPlan", "check_subnet"),
+    "skip": _Place("skip", "plan_skip", "SkipPlan"),
+    "activate": _Place("activate", "plan_activate", "ActivatePlan", "check_activate"),
 }
+
+
+class _Loaded(Mapping[str, Item], Generic[Item]):
+    """A mapping whose values are imported when they are taken."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = dict(names)
+
+    def __getitem__(self, morph: str) -> Item:
+        part: Item = _PLACES[morph].load(self._names[morph])
+        return part
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+MORPHS: Mapping[str, Callable[[ir.Model], WhyNot]] = _Loaded(
+    {morph: place.check for morph, place in _PLACES.items() if place.check is not None}
+)
 """Per morph of single layers: from a model to what says why not of its layers. What ``inspect`` shows."""
 
-PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = {
-    "deepen": plan_deepen,
-    "widen": plan_widen,
-    "kernel": plan_kernel,
-    "subnet": plan_subnet,
-    "activate": plan_activate,
-}
-"""Per morph: from a model, a layer of it and options to plans. What recipes call."""
-
-_PLANS: Mapping[str, Callable[[Mapping[str, Any]], Plan]] = {
-    "deepen": DeepenPlan.from_options,
-    "widen": WidenPlan.from_options,
-    "kernel": KernelPlan.from_options,
-    "subnet": SubnetPlan.from_options,
-    "skip": SkipPlan.from_options,
-    "activate": ActivatePlan.from_options,
-}
+PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = _Loaded(
+    {morph: place.plan for morph, place in _PLACES.items() if place.check is not None}
+)
+"""Per morph of single layers: from a model, a layer of it and options to plans. What recipes call."""
 
 
 def plan_from_record(record: Mapping[str, Any]) -> Plan:
@@ -71,10 +106,19 @@ def plan_from_record(record: Mapping[str, Any]) -> Plan:
     Raises:
         ModelError: The record names no morph this version has, or lacks what the morph needs.
     """
-    morph = record.get("morph")
-    if morph not in _PLANS:
+    morph = str(record.get("morph"))
+    if morph not in _PLACES:
         raise ModelError(f"the record names a morph {morph!r} that this version does not have")
+    place = _PLACES[morph]
     try:
-        return _PLANS[str(morph)](record)
-    except (KeyError, TypeError) as error:
+        plan: Plan = place.load(place.kind).from_options(record)
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the record of a {morph} is incomplete: {error}") from error
+    return plan
+
+
+def __getattr__(name: str) -> Any:
+    for place in _PLACES.values():
+        if name == place.plan:
+            return place.load(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ training may move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from onnxmorph.graph.select import select
 from onnxmorph.morphs.sequence import channel_rank
 from onnxmorph.plan import Change, Plan
 
-__all__ = ["ActivatePlan", "plan_activate", "why_not_activate"]
+__all__ = ["ActivatePlan", "check_activate", "plan_activate", "why_not_activate"]
 
 
 def why_not_activate(layer: LinearLayer) -> Refusal | None:
@@ -30,6 +30,11 @@ def why_not_activate(layer: LinearLayer) -> Refusal | None:
             f"{layer.name} has no activation of its own", way_out="name a layer that has one", code="no-activation"
         )
     return None
+
+
+def check_activate(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
+    """What says of a model's layers why they cannot be morphed so; see :func:`why_not_activate`."""
+    return why_not_activate
 
 
 def plan_activate(

@@ -16,7 +16,7 @@ rounding of a new factor is far above the noise of the parent, it takes identity
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -41,7 +41,7 @@ from onnxmorph.morphs.sequence import (
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.plan import Change, NewFactor, Plan
 
-__all__ = ["METHODS", "DeepenPlan", "plan_deepen", "why_not_deepen"]
+__all__ = ["METHODS", "DeepenPlan", "check_deepen", "plan_deepen", "why_not_deepen"]
 
 METHODS = ("auto", "mirror", "netmorph", "identity", "residual")
 
@@ -51,6 +51,11 @@ _LOW_PRECISION = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 def why_not_deepen(layer: LinearLayer) -> Refusal | None:
     """Why ``layer`` cannot be deepened by any method, or ``None`` when it can."""
     return layer.blocked
+
+
+def check_deepen(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
+    """What says of a model's layers why they cannot be morphed so; see :func:`why_not_deepen`."""
+    return why_not_deepen
 
 
 def plan_deepen(

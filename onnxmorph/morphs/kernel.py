@@ -6,7 +6,7 @@ last bit for every finite input: the new taps are zero and read padding or real 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.plan import Change, NewFactor, Plan
 
-__all__ = ["KernelPlan", "plan_kernel", "why_not_kernel"]
+__all__ = ["KernelPlan", "check_kernel", "plan_kernel", "why_not_kernel"]
 
 
 def why_not_kernel(layer: LinearLayer) -> Refusal | None:
@@ -29,6 +29,11 @@ def why_not_kernel(layer: LinearLayer) -> Refusal | None:
     if not layer.kernel:
         return Refusal(f"{layer.name} is a {layer.op}, which has no kernel axes", code="no-kernel")
     return None
+
+
+def check_kernel(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
+    """What says of a model's layers why they cannot be morphed so; see :func:`why_not_kernel`."""
+    return why_not_kernel
 
 
 def plan_kernel(model: ir.Model, layer: str | LinearLayer, *, to: Sequence[int] | int) -> KernelPlan:

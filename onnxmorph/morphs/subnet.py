@@ -7,7 +7,7 @@ two factors stands a plain activation where its odd part is linear (mirrored cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,7 +33,7 @@ from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.template import Template, TemplateError, TemplateFactor, parse_template
 from onnxmorph.plan import Change, NewFactor, Plan
 
-__all__ = ["SubnetPlan", "plan_subnet", "why_not_subnet"]
+__all__ = ["SubnetPlan", "check_subnet", "plan_subnet", "why_not_subnet"]
 
 _BATCH_NORM_EPSILON = 1e-5
 
@@ -41,6 +41,11 @@ _BATCH_NORM_EPSILON = 1e-5
 def why_not_subnet(layer: LinearLayer) -> Refusal | None:
     """Why ``layer`` cannot become a subnet, or ``None`` when it can."""
     return layer.blocked
+
+
+def check_subnet(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
+    """What says of a model's layers why they cannot be morphed so; see :func:`why_not_subnet`."""
+    return why_not_subnet
 
 
 def plan_subnet(model: ir.Model, layer: str | LinearLayer, *, template: str, seed: int = 0) -> SubnetPlan:

@@ -17,7 +17,7 @@ size by copies; exact zeros leave sums and scalar products as they are. Everythi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,7 +43,7 @@ from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.zeros import first_not_zero
 from onnxmorph.plan import Change, Plan
 
-__all__ = ["FILLS", "WidenPlan", "coupled_groups", "plan_widen", "why_not_widen"]
+__all__ = ["FILLS", "WidenPlan", "check_widen", "coupled_groups", "plan_widen", "why_not_widen"]
 
 FILLS = ("zero-out", "zero-in", "replicate", "pair")
 
@@ -84,6 +84,12 @@ def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
     except Refusal as refusal:
         return refusal
     return None
+
+
+def check_widen(model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
+    """What says of a model's layers why they cannot be widened; see :func:`why_not_widen`."""
+    table = coupled_groups(model)
+    return lambda layer: why_not_widen(layer, table)
 
 
 def plan_widen(
