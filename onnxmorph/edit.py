@@ -32,6 +32,7 @@ __all__ = [
     "drop_unused",
     "forget_shapes_downstream",
     "opset_of",
+    "rename_node",
     "rename_value",
     "replace_uses",
     "set_initializer",
@@ -473,6 +474,18 @@ def rename_value(model: ir.Model, value: ir.Value, name: str) -> str:
     names.release([old])
     names.values.add(new)
     return new
+
+
+def rename_node(model: ir.Model, node: ir.Node, name: str) -> str:
+    """Rename ``node`` to ``name``, or to ``name_1`` ... where that is taken; gives the name it got."""
+    names = _names_of(model)
+    old = node.name
+    if old == name:
+        return name
+    node.name = names.free(name, names.nodes)
+    names.release((), [old])
+    names.nodes.add(node.name)
+    return node.name
 
 
 def _set_name(value: ir.Value, name: str) -> None:

@@ -1,0 +1,283 @@
+"""A place that folds, what is known of the model while looking for one, and the edits that all kinds share."""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.edit import drop_unused, replace_uses, take_name
+from onnxmorph.errors import Refusal
+from onnxmorph.graph.affine import only_user
+from onnxmorph.graph.attributes import WrongAttribute, integer
+from onnxmorph.graph.axes import GroupTable
+from onnxmorph.graph.constants import chain
+from onnxmorph.graph.layers import LinearLayer, layers
+from onnxmorph.graph.scopes import Scope, nodes
+from onnxmorph.graph.shapes import Shapes
+from onnxmorph.morphs.widen import coupled_groups
+
+__all__ = [
+    "Array",
+    "Edited",
+    "Finding",
+    "Rule",
+    "View",
+    "attempt",
+    "bypass",
+    "can_bypass",
+    "passes_on",
+    "shared_name",
+    "through_no_ops",
+    "value_place",
+]
+
+Array = np.ndarray[Any, Any]
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What carrying out findings did.
+
+    Attributes:
+        frontier: Names of values at the border of what changed.
+        nodes: Nodes that are new.
+        notes: Things a user should know.
+        index_maps: Per axis that lost indices, where those that stay come from.
+    """
+
+    frontier: tuple[str, ...] = ()
+    nodes: tuple[ir.Node, ...] = ()
+    notes: tuple[str, ...] = ()
+    index_maps: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One place that folds. All that could refuse has been looked at; ``edit`` only does it.
+
+    Attributes:
+        place: Scope path, ``::``, and name of the value it is about: what a record finds it again by.
+        text: What is found, for a person, in one line.
+        touches: Nodes (and, for channels, axes of tensors) that it reads or changes: findings of one sweep share none.
+        edit: Carries it out, on the model it was found in.
+    """
+
+    place: str
+    text: str
+    touches: frozenset[object]
+    edit: Callable[[], Edited]
+
+
+class View:
+    """One model as the finders see it: what is derived is derived once, and an edit makes it stale."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Shapes and types of all values."""
+        return Shapes.of(self.model)
+
+    @cached_property
+    def layers(self) -> list[LinearLayer]:
+        """Every linear layer, blocked ones too."""
+        return layers(self.model, self.shapes)
+
+    @cached_property
+    def foldable(self) -> list[LinearLayer]:
+        """Layers whose numbers may be changed: constant finite float weights of their own, not quantised."""
+        return [layer for layer in self.layers if _own_floats(layer)]
+
+    @cached_property
+    def by_node(self) -> dict[ir.Node, LinearLayer]:
+        """The foldable layer of a node."""
+        return {layer.node: layer for layer in self.foldable}
+
+    @cached_property
+    def by_output(self) -> dict[ir.Value, LinearLayer]:
+        """The foldable layer whose output, bias and all, a value is."""
+        return {layer.output: layer for layer in self.foldable}
+
+    @cached_property
+    def places(self) -> list[tuple[Scope, ir.Node]]:
+        """Every node with its scope."""
+        return list(nodes(self.model))
+
+    @cached_property
+    def scope_of(self) -> dict[ir.Node, str]:
+        """Scope path of every node."""
+        return {node: scope.path for scope, node in self.places}
+
+    @cached_property
+    def table(self) -> GroupTable:
+        """Coupled groups."""
+        return coupled_groups(self.model)
+
+    def known(self, value: ir.Value | None) -> Array | None:
+        """A value's numbers where they are known before a run and no caller may replace them."""
+        if value is None:
+            return None
+        source = chain(value, ir_version=self.model.ir_version)
+        if source.reason is not None or source.overridable:
+            return None
+        from onnxmorph.graph.constants import constant
+
+        return constant(value)
+
+    def same_shape(self, one: ir.Value, other: ir.Value) -> bool:
+        """Whether two values have the same sizes on every run, as far as can be told."""
+        if one is other:
+            return True
+        left, right = self.shapes.shape(one), self.shapes.shape(other)
+        return left is not None and left == right and None not in left
+
+    def place(self, value: ir.Value) -> str:
+        """How a record names a value: by the scope of the node that makes it."""
+        return value_place(self.scope_of, value)
+
+
+def value_place(scope_of: dict[ir.Node, str], value: ir.Value) -> str:
+    """``scope::name`` of a computed value."""
+    node = value.producer()
+    return f"{scope_of.get(node, '') if node is not None else ''}::{value.name}"
+
+
+class Rule(abc.ABC):
+    """One kind of fold."""
+
+    kind: ClassVar[str]
+
+    @abc.abstractmethod
+    def find(self, view: View) -> Iterator[Finding]:
+        """Every place of this kind in a model, in a fixed order; nothing is edited."""
+
+    def carry_out(self, view: View, findings: Sequence[Finding]) -> Edited:
+        """Carry out findings of one sweep, which touch nothing in common."""
+        return together(finding.edit() for finding in findings)
+
+
+def together(edits: Iterable[Edited]) -> Edited:
+    """Several edits as one."""
+    done = list(edits)
+    maps: dict[str, Any] = {}
+    for one in done:
+        maps.update(one.index_maps)
+    return Edited(
+        tuple(name for one in done for name in one.frontier),
+        tuple(node for one in done for node in one.nodes),
+        tuple(note for one in done for note in one.notes),
+        maps,
+    )
+
+
+def attempt(find: Callable[[], Found | None]) -> Found | None:
+    """What is found, or ``None`` where numbers that it needs refuse to be read (NaN, too large to compute)."""
+    try:
+        return find()
+    except Refusal:
+        return None
+
+
+def _own_floats(layer: LinearLayer) -> bool:
+    if layer.blocked is not None or layer.shared_with or layer.weight.quantized:
+        return False
+    return layer.bias is None or not (layer.bias.quantized or layer.bias.overridable)
+
+
+# -- values that pass on other values --------------------------------------------------------------------------------
+
+
+def can_bypass(out: ir.Value, kept: ir.Value) -> bool:
+    """Whether whoever reads ``out`` may read ``kept`` in its place, the interface included."""
+    if not out.is_graph_output():
+        return True
+    maker, last = kept.producer(), out.producer()
+    if maker is None or last is None or maker.graph is not last.graph:
+        return False  # an input, or a value of an outer graph, is no output of this one
+    return not kept.is_graph_output() and not kept.is_graph_input()
+
+
+def bypass(model: ir.Model, out: ir.Value, kept: ir.Value) -> str:
+    """Everybody reads ``kept`` in place of ``out``, whose node goes; gives the name the value has now.
+
+    The name of ``out`` stays where it can: it is the one that further layers, and the model's outputs, know.
+    """
+    node, maker = out.producer(), kept.producer()
+    renamed = (
+        maker is not None
+        and node is not None
+        and maker.graph is node.graph
+        and not kept.is_graph_output()
+        and not kept.is_graph_input()
+        and bool(out.name)
+    )
+    replace_uses(out, kept)
+    if renamed:
+        take_name(model, kept, out)
+    if node is not None:
+        drop_unused(model, [node])
+    return kept.name or ""
+
+
+def passes_on(node: ir.Node) -> bool:
+    """Whether a node gives its first input unchanged: Identity, or Dropout that does not train."""
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Identity", "Dropout"):
+        return False
+    if node.op_type == "Identity":
+        return True
+    if any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:]):
+        return False
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    try:
+        if integer(node, "is_test", 1) == 0:
+            return False
+    except WrongAttribute:
+        return False
+    if training is None:
+        return True
+    source = chain(training)
+    return source.reason is None and not source.overridable and not bool(np.any(source.array()))
+
+
+def through_no_ops(value: ir.Value) -> tuple[ir.Node, list[ir.Node]] | None:
+    """The one node that uses a value in the graph that makes it, and the no-ops passed on the way to it."""
+    passed: list[ir.Node] = []
+    while True:
+        node = only_user(value)
+        if node is None:
+            return None
+        if not passes_on(node):
+            return node, passed
+        passed.append(node)
+        value = node.outputs[0]
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+def shared_name(names: Sequence[str]) -> str:
+    """What several parts were made of: ``conv3.0.weight`` and ``conv3.1.weight`` give ``conv3.weight``, else the first.
+
+    The inverse of how a morph names the parts of a layer.
+    """
+    split = [re.split(r"([./])", name) for name in names]
+    first = split[0]
+    if len(names) < 2 or any(len(parts) != len(first) for parts in split):
+        return names[0]
+    differ = [place for place in range(len(first)) if len({parts[place] for parts in split}) > 1]
+    if len(differ) != 1 or differ[0] < 2:
+        return names[0]
+    place = differ[0]
+    if not all(re.fullmatch(r"\d+|path\d+", parts[place]) for parts in split):
+        return names[0]
+    return "".join(first[: place - 1] + first[place + 1 :])
