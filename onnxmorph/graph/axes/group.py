@@ -31,6 +31,7 @@ class Member:
         expr: The axis in factors.
         roles: What a stored tensor's axis is for: ``produced``, ``contracted``, ``bias``, ``scale`` ... A tensor with
             several users may have several.
+        placements: (offset, stride) of each place the group's indices have in the axis.
         use: For a constant that every user has its own copy of, the user this member is for.
     """
 

@@ -480,6 +480,7 @@ _ZERO_POINTS = {
     ("QLinearConv", 3): 5,
     ("QLinearMatMul", 3): 5,
     ("QLinearMatMul", 0): 2,
+    ("QGemm", 3): 5,
 }
 """(operator, position of the integers) -> position of their zero point."""
 

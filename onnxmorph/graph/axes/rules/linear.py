@@ -272,6 +272,25 @@ def qlinear_matmul(site: Site) -> None:
     site.give(0, out)
 
 
+@rule("QGemm", domain="com.microsoft")
+def qgemm(site: Site) -> None:
+    """A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero."""
+    a, b = site.axes(0), site.axes(3)
+    if len(a) != 2 or len(b) != 2:
+        raise Barrier(f"{site.label} has an operand that is no matrix")
+    trans_a, trans_b = int(bool(site.attribute("transA", 0))), int(bool(site.attribute("transB", 0)))
+    _contract(site, 0, 1 - trans_a, 3, trans_b)
+    _produce(site, 3, 1 - trans_b)
+    columns = b[1 - trans_b]
+    for position in (4, 5):
+        _zero_point(site, position, columns)
+    out: Axes = [a[trans_a], columns]
+    if site.has(6):
+        out = site.broadcast([out, site.axes(6)])
+        site.role(6, site.rank(6) - 1, "bias")
+    site.give(0, out)
+
+
 @rule("FusedMatMul", domain="com.microsoft")
 def fused_matmul(site: Site) -> None:
     """MatMul with transposed operands."""

@@ -180,3 +180,25 @@ def softmax(site: Site) -> None:
         over = [axes[site.axis(int(site.attribute("axis", -1)), len(axes))]]
     site.condition(over, kind, order=hard)
     site.give(0, axes)
+
+
+@rule("EmbedLayerNormalization", domain="com.microsoft")
+def embed_layer_normalization(site: Site) -> None:
+    """layernorm of three summed embeddings; inputs: ids, segments, three tables, gamma, beta, mask, positions."""
+    ids = site.axes(0)
+    width = site.axes(2)[1]
+    for position in (2, 3, 4):
+        if site.has(position):
+            table = site.axes(position)
+            site.pin(table[0], "vocabulary", f"rows of a table that {site.label} looks up")
+            site.unify(table[1], width)
+            site.role(position, 1, "embedding")
+    _parameter(site, 5, width, "scale")
+    _parameter(site, 6, width, "shift")
+    site.condition(width, "layernorm")
+    for position in (1, 7, 8):
+        if site.has(position):
+            site.pin(site.axes(position), "index", f"ids, mask or positions of {site.label}")
+    site.give(0, [*ids, width])
+    site.give(1, [ids[0]])
+    site.give(2, [*ids, width])

@@ -47,3 +47,52 @@ def dynamic_quantize(site: Site) -> None:
     site.give(0, axes)
     site.give(1, [])
     site.give(2, [])
+
+
+@rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
+def qlinear_binary(site: Site) -> None:
+    """A, A_scale, A_zero, B, B_scale, B_zero, C_scale, C_zero; scales are scalars."""
+    site.give(0, site.broadcast([site.axes(0), site.axes(3)]))
+
+
+@rule("QLinearLeakyRelu", "QLinearSigmoid", domain="com.microsoft")
+def qlinear_unary(site: Site) -> None:
+    """X and scalar scales."""
+    site.give(0, site.axes(0))
+
+
+@rule("QLinearSoftmax", domain="com.microsoft")
+def qlinear_softmax(site: Site) -> None:
+    """X and scalar scales; the attribute `opset` says whose softmax."""
+    axes = site.axes(0)
+    axis = site.axis(int(site.attribute("axis", -1)), len(axes))
+    site.condition(axes[axis:] if int(site.attribute("opset", 13)) < 13 else axes[axis], "softmax")
+    site.give(0, axes)
+
+
+@rule("QLinearGlobalAveragePool", domain="com.microsoft")
+def qlinear_global_pool(site: Site) -> None:
+    """Spatial axes become 1; channels come second, or last where the attribute says so."""
+    axes = site.axes(0)
+    place = len(axes) - 1 if site.attribute("channels_last", 0) else 1
+    site.condition([expr for axis, expr in enumerate(axes) if axis not in (0, place)], "mean")
+    site.give(0, [expr if axis in (0, place) else () for axis, expr in enumerate(axes)])
+
+
+@rule("QLinearConcat", domain="com.microsoft")
+def qlinear_concat(site: Site) -> None:
+    """Y_scale, Y_zero, then tensor, scale, zero for each part."""
+    positions = range(2, len(site.node.inputs), 3)
+    operands = [site.axes(position) for position in positions]
+    rank = len(operands[0])
+    axis = site.axis(int(site.attribute("axis", 0)), rank)
+    out = []
+    for place in range(rank):
+        here = [axes[place] for axes in operands]
+        if place == axis:
+            out.append(site.factors.sum([expr or site.new(1) for expr in here]))
+            continue
+        for expr in here[1:]:
+            site.unify(here[0], expr)
+        out.append(here[0])
+    site.give(0, out)
