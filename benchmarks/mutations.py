@@ -67,8 +67,8 @@ FAULTS = (
     Fault(
         "solver: growth off centre",
         "onnxmorph/equation/kernels.py",
-        "grown[(..., *(slice(start, start + length)",
-        "grown[(..., *(slice(0, length)",
+        "places.append((outer - inner) // 2)",
+        "places.append(outer - inner)",
         EQUATION,
     ),
     Fault(

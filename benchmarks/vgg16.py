@@ -92,10 +92,15 @@ def main() -> int:
     """Make the parent, run the recipe, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-verify", action="store_true")
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.make is not None:
+        print(f"parent: {vgg16(options.make) / 1e6:.1f} million parameters", flush=True)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         parent, child, recipe = (Path(folder) / name for name in ("vgg16.onnx", "child.onnx", "netmorph.toml"))
-        print(f"parent: {vgg16(parent) / 1e6:.1f} million parameters", flush=True)
+        # In a process of its own: a child's peak memory starts from what its parent held when it was forked.
+        subprocess.run([sys.executable, __file__, "--make", str(parent)], check=True)
         recipe.write_text(RECIPE, encoding="utf-8")
         command = [sys.executable, "-m", "onnxmorph_cli", "apply", str(recipe), str(parent), "-o", str(child)]
         command += ["--no-verify"] if options.no_verify else ["--shape", "image:1,3,224,224"]

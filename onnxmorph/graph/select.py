@@ -9,7 +9,8 @@ A text is tried in this order, and the first kind that finds anything decides:
 4. path components: ``conv3`` finds ``/features/conv3/Conv``, ``layer1.0.conv1`` finds ``/layer1/layer1.0/conv1/Conv``.
    Names are cut at ``/`` and ``.``, and the components typed must follow each other;
 5. a glob over names, labels, outputs and weights: ``/layer1/*``, ``*conv?``;
-6. ``#N``, the N-th layer of the table from 0; ``#-1`` is the last.
+6. a glob over path components: ``conv*`` finds ``/features/conv3/Conv`` where it finds no whole name;
+7. ``#N``, the N-th layer of the table from 0; ``#-1`` is the last.
 """
 
 from __future__ import annotations
@@ -134,12 +135,25 @@ def _by_glob(layer: LinearLayer, text: str) -> bool:
     return any(character in text for character in "*?[") and any(fnmatchcase(name, text) for name in _everything(layer))
 
 
+def _by_glob_of_path(layer: LinearLayer, text: str) -> bool:
+    wanted = _components(text)
+    if not wanted or not any(character in text for character in "*?["):
+        return False
+    for name in _everything(layer):
+        parts = _components(name)
+        for start in range(len(parts) - len(wanted) + 1):
+            if all(fnmatchcase(part, pattern) for part, pattern in zip(parts[start:], wanted, strict=False)):
+                return True
+    return False
+
+
 _KINDS: tuple[Callable[[LinearLayer, str], bool], ...] = (
     lambda layer, text: text in (*_names(layer), layer.key),
     lambda layer, text: text in _outputs(layer),
     lambda layer, text: text in _weights(layer),
     _by_path,
     _by_glob,
+    _by_glob_of_path,
 )
 
 

@@ -107,6 +107,12 @@ def test_a_glob_gives_all_in_order(found: list[LinearLayer]) -> None:
     assert [layer.index for layer in select(found, "*conv[12]*")] == [1, 2]
 
 
+def test_a_glob_of_a_component_finds_layers_below_paths(found: list[LinearLayer]) -> None:
+    assert [layer.index for layer in select(found, "conv[12]")] == [1, 2]
+    with pytest.raises(SelectionError):
+        select(found, "onv?")
+
+
 def test_components_must_follow_each_other(found: list[LinearLayer]) -> None:
     with pytest.raises(SelectionError):
         select(found, "layer1.conv1")
