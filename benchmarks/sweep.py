@@ -227,7 +227,7 @@ def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings
     }
     if not certificate.equivalent:
         return {**made, "outcome": "wrong", "code": "differs", "reason": "; ".join(certificate.failures)}
-    if settings.faults and child.factors and certificate.detectable_fault is None:
+    if certificate.faults and not any(fault["seen"] for fault in certificate.faults):
         return {**made, "outcome": "blind", "code": "blind", "reason": "; ".join(certificate.warnings)}
     return {**made, "outcome": "done"}
 
