@@ -21,5 +21,8 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = "import sys, onnxmorph; print([m for m in ('numpy', 'onnx', 'onnx_ir', 'scipy', 'onnxruntime') if m in sys.modules])"
+    code = (
+        "import sys, onnxmorph;"
+        "print([m for m in ('numpy', 'onnx', 'onnx_ir', 'scipy', 'onnxruntime') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
