@@ -560,7 +560,10 @@ class Factors:
         return np.concatenate(out), size
 
     def coordinate(self, expr: Expr, atom: int, sizes: Mapping[int, int] | None = None) -> Indices:
-        """For every index of an axis the index of ``atom`` in it, -1 where the segment does not hold it."""
+        """For every index of an axis the index of ``atom`` in it, -1 where the segment does not hold it.
+
+        Of an atom that is `repeated` in a product, the innermost counts.
+        """
         root = self.find(atom)
         indices: Indices = np.full(1, -1, dtype=np.int64)
         for factor in self.factors(expr):
@@ -572,6 +575,20 @@ class Factors:
                 one = np.concatenate([self.coordinate(row, root, sizes) for row in rows])
             indices = np.where(one[None, :] >= 0, one[None, :], indices[:, None]).reshape(-1)
         return indices
+
+    def repeated(self, expr: Expr) -> set[int]:
+        """Free atoms that occur in several factors of one product, as in the outer product of an axis with itself."""
+        seen: set[int] = set()
+        twice: set[int] = set()
+        for factor in self.factors(expr):
+            rows = self.segments(factor)
+            here = {factor} if rows is None else set(self.leaves((factor,)))
+            twice |= seen & here
+            seen |= here
+            for row in rows or ():
+                if len(row) > 1:
+                    twice |= self.repeated(row)
+        return twice
 
     def holds(self, expr: Expr, atom: int) -> bool:
         """Whether an atom occurs in an expression."""

@@ -175,6 +175,8 @@ class GroupTable:
             leaves = found.get(expr)
             if leaves is None:
                 leaves = found[expr] = tuple(dict.fromkeys(coupled.factors.leaves(expr)))
+                for leaf in coupled.factors.repeated(expr):
+                    coupled.factors.note((leaf,), _SELF_PRODUCT)
             for leaf in leaves:
                 entries[leaf].append((value, axis, expr, use))
         self._groups: dict[int, Group] = {}
@@ -263,6 +265,8 @@ def groups_of(table: GroupTable, value: ir.Value, axis: int) -> list[Group]:
     """The groups of one axis: one for a plain channel axis, several where it is a product or a concatenation."""
     return table.of_axis(value, axis)
 
+
+_SELF_PRODUCT = Condition("self-product", "an axis is a product of this group with itself")
 
 _ORDER = {"free": 0, "conditioned": 1, "pinned": 2, "blocked": 3}
 

@@ -44,7 +44,8 @@ class Condition(Note):
 
     Kinds: ``layernorm``, ``rmsnorm``, ``groupnorm``, ``instancenorm``, ``l2``, ``softmax``, ``mean``, ``sum``,
     ``prod``, ``max``, ``min``, ``l1``, ``logsumexp``, ``bilinear`` (contracted between two activations), ``attention``
-    (scale depends on the head size), ``dynamic-quantisation``, and with ``order`` set, where even a permutation changes
+    (scale depends on the head size), ``self-product`` (an axis is a product of the group with itself, so that copies
+    and pairs split in two places), ``dynamic-quantisation``, and with ``order`` set, where even a permutation changes
     the result: ``cumsum``, ``lrn``, ``topk``, ``argmax``, ``resize``, ``reverse``.
     """
 

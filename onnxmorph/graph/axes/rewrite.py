@@ -346,7 +346,8 @@ class _Change:
         for group in members:
             places = self.factors.coordinate(member.expr, group.atom, self.sizes)
             coordinates[group] = places
-            new_of[group] = (places >= 0) & (self.sources[group.atom][np.maximum(places, 0)] < 0)
+            kept = {atom: np.maximum(at, 0) for atom, at in self.sources.items()}
+            new_of[group] = self.factors.gather(member.expr, {**kept, group.atom: self.sources[group.atom]}) < 0
         roles = {group: one.roles for group, one in members.items()}
         anchor = sources
         if new.any():

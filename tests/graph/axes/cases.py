@@ -154,6 +154,23 @@ def einsum_scores() -> ir.Model:
     return net.model(net.op("Einsum", s, net.weight(3, 4), equation="bhqk,ho->bqko"))
 
 
+@case(conditioned=(6,))
+def outer_product_with_itself() -> ir.Model:
+    net = Net()
+    x = net.dense(net.input(["N", 4]), 4, 6)
+    y = net.op("Mul", net.op("Unsqueeze", x, net.ints(2)), net.op("Unsqueeze", x, net.ints(1)))
+    return net.model(net.dense(net.op("Flatten", y), 36, 3))
+
+
+@case(6, 5)
+def outer_product_of_two() -> ir.Model:
+    net = Net()
+    x = net.input(["N", 4])
+    left, right = net.dense(x, 4, 6), net.dense(x, 4, 5)
+    y = net.op("Mul", net.op("Unsqueeze", left, net.ints(2)), net.op("Unsqueeze", right, net.ints(1)))
+    return net.model(net.dense(net.op("Flatten", y), 30, 3))
+
+
 @case(8)
 def shared_weight() -> ir.Model:
     net = Net()

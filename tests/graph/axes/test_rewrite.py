@@ -251,3 +251,13 @@ def test_new_entries_of_a_float16_model_are_float16() -> None:
         ir.DataType.FLOAT16
     }
     nets.assert_same(parent, child, 5e-3)
+
+
+def test_an_outer_product_with_itself_widens_by_zero_out() -> None:
+    parent = CASES["outer_product_with_itself"].build()
+    table = GroupTable(CoupledAxes.of(parent))
+    group = next(group for group in nets.weighty(table) if group.size == 6)
+    assert [condition.kind for condition in group.conditions] == ["self-product"]
+    child = parent.clone()
+    apply(child, {group: IndexMap.widen(6, 8)}, zero_out())
+    nets.assert_same(parent, child)
