@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "subnet": "Replace a layer by a small network.",
     "skip": "Add a short way between two layers.",
     "activate": "Make activations parametric.",
+    "fold": "Fold what is linear, without effect, dead or double.",
     "apply": "Carry out a recipe of several morphs.",
     "verify": "Show that two models compute the same, or where they part.",
     "doctor": "Check the installation: versions, conflicts, providers that really work.",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxmorph.morphs import (
         plan_activate,
         plan_deepen,
+        plan_fold,
         plan_from_record,
         plan_kernel,
         plan_skip,
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "plan_activate",
     "plan_deepen",
+    "plan_fold",
     "plan_from_record",
     "plan_kernel",
     "plan_skip",
@@ -71,6 +73,7 @@ _HOMES = {
     "morphs": (
         "plan_activate",
         "plan_deepen",
+        "plan_fold",
         "plan_from_record",
         "plan_kernel",
         "plan_skip",

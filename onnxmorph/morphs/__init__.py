@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxmorph.graph.layers import LinearLayer
     from onnxmorph.morphs.activate import plan_activate
     from onnxmorph.morphs.deepen import plan_deepen
+    from onnxmorph.morphs.fold import plan_fold
     from onnxmorph.morphs.kernel import plan_kernel
     from onnxmorph.morphs.skip import plan_skip
     from onnxmorph.morphs.subnet import plan_subnet
@@ -28,6 +29,7 @@ __all__ = [
     "PLANNERS",
     "plan_activate",
     "plan_deepen",
+    "plan_fold",
     "plan_from_record",
     "plan_kernel",
     "plan_skip",
@@ -69,6 +71,7 @@ _PLACES = {
     "subnet": _Place("subnet", "plan_subnet", "SubnetPlan", "check_subnet"),
     "skip": _Place("skip", "plan_skip", "SkipPlan"),
     "activate": _Place("activate", "plan_activate", "ActivatePlan", "check_activate"),
+    "fold": _Place("fold", "plan_fold", "FoldPlan"),
 }
 
 
@@ -95,9 +98,9 @@ MORPHS: Mapping[str, Callable[[ir.Model], WhyNot]] = _Loaded(
 """Per morph of single layers: from a model to what says why not of its layers. What ``inspect`` shows."""
 
 PLANNERS: Mapping[str, Callable[..., Plan | Sequence[Plan]]] = _Loaded(
-    {morph: place.plan for morph, place in _PLACES.items() if place.check is not None}
+    {morph: place.plan for morph, place in _PLACES.items() if morph != "skip"}
 )
-"""Per morph of single layers: from a model, a layer of it and options to plans. What recipes call."""
+"""Per morph that can be done to one layer: from a model, a layer of it and options to plans. What recipes call."""
 
 
 def plan_from_record(record: Mapping[str, Any]) -> Plan:

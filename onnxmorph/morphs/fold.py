@@ -21,7 +21,7 @@ layers, same shapes, and the parent's names where the child's names tell them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -180,10 +180,9 @@ class _Folder:
         self.changes: list[Change] = []
         self._refused: set[tuple[str, str]] = set()
         self._around: set[ir.Node] | None = None
+        self._chosen = chosen
         if chosen is not None:
-            self._around = {
-                node for layer in layers(self.model) if layer.key in chosen for node in _neighbourhood(layer)
-            }
+            self._around = set(_neighbourhoods(layers(self.model), chosen))
 
     def run(self, kinds: Sequence[str]) -> None:
         """Every kind in order, and the whole order again as long as something folded."""
@@ -237,17 +236,28 @@ class _Folder:
         """A fold that refuses half way leaves a model that nobody may use: it is made again without that sweep."""
         self._refused.update((kind, finding.place) for finding in sweep)
         self.model = files.clone(self._parent)
-        self._around = None if self._around is None else set()
+        if self._around is not None and self._chosen is not None:
+            self._around = set(_neighbourhoods(layers(self.model), self._chosen))
         for plan in self.plans:
             plan.edit(self.model)
             files.add_record(self.model, plan.record())
 
 
-def _neighbourhood(layer: LinearLayer) -> tuple[ir.Node, ...]:
-    """The nodes by which a fold touches a layer: its own, and those of what follows it."""
-    affine, phi = layer.affine, layer.activation
-    return (
-        *layer.nodes,
-        *(affine.nodes if affine is not None else ()),
-        *(phi.nodes if phi is not None else ()),
-    )
+def _neighbourhoods(found: Sequence[LinearLayer], keys: Collection[str]) -> Iterator[ir.Node]:
+    """The nodes by which a fold touches one of the layers: its own, and all behind them up to the next layers."""
+    others = {node for layer in found for node in layer.nodes}
+    for layer in found:
+        if layer.key not in keys:
+            continue
+        yield from layer.nodes
+        waiting, seen = [layer.output], set(layer.nodes)
+        while waiting and len(seen) < _NEIGHBOURS:
+            for node in waiting.pop(0).consumers():
+                if node not in seen and node not in others:
+                    seen.add(node)
+                    yield node
+                    waiting.extend(node.outputs)
+
+
+_NEIGHBOURS = 64
+"""How many nodes behind a layer count as touching it, at most."""

@@ -8,6 +8,7 @@ be the same for all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def _identity(view: View, node: ir.Node, what: str) -> Finding | None:
     return Finding(view.place(out), f"{node_label(node)}: {what} is the identity", frozenset({node}), edit)
 
 
-def _another(view: View, scope: Scope, node: ir.Node, op: str, **attributes: float) -> Finding | None:
+def _another(view: View, scope: Scope, node: ir.Node, op: str, **attributes: Any) -> Finding | None:
     """The same input through the plain activation ``op``."""
     dtype = view.shapes.dtype(node.outputs[0])
     build = Builder(view.model, scope.graph, before=node)
@@ -150,11 +151,8 @@ def _blend(view: View, node: ir.Node) -> Finding | None:
             return None
         side = 0 if node.inputs[0] is keeper.outputs[0] else 1
 
-        def edit(keeper: ir.Node = keeper, side: int = side) -> Edited:
-            term = node.inputs[side]
-            producer = None if term is None else term.producer()
-            assert producer is keeper
-            again = weighted(view, term)
+        def edit(out: ir.Value = out, side: int = side) -> Edited:
+            again = weighted(view, node.inputs[side])
             assert again is not None
             return Edited((bypass(view.model, out, again[1]),))
 

@@ -15,7 +15,17 @@ from onnxmorph.edit import drop_unused
 from onnxmorph.graph.affine import Affine, Place, Step, follow, only_user
 from onnxmorph.graph.constants import chain
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, bypass, can_bypass
+from onnxmorph.morphs.folds.finding import (
+    Array,
+    Edited,
+    Finding,
+    Rule,
+    View,
+    attempt,
+    bypass,
+    can_bypass,
+    rename_between,
+)
 from onnxmorph.morphs.folds.parameters import bias_or_zeros, rounded, set_bias, set_kernel
 
 __all__ = ["BatchNormRule"]
@@ -41,7 +51,7 @@ def _before(view: View, layer: LinearLayer) -> Finding | None:
     if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
         return None
     for node in affine.nodes:
-        if not can_bypass(node.outputs[0], _data(view, node)):
+        if not can_bypass(node.outputs[0], _data(node)):
             return None
     kernel = layer.kernel_array().astype(np.float64)
     kernel = kernel * affine.scale.reshape(-1, *(1,) * (kernel.ndim - 1))
@@ -51,11 +61,13 @@ def _before(view: View, layer: LinearLayer) -> Finding | None:
         return None
 
     def edit() -> Edited:
+        end = ""
         for node in affine.nodes:
-            bypass(view.model, node.outputs[0], _data(view, node))
+            end = bypass(view.model, node.outputs[0], _data(node))
         set_kernel(view.model, layer, stored)
         made = set_bias(view.model, layer, shift.reshape(-1)) if layer.bias is not None or np.any(bias) else ()
-        return Edited((affine.output.name or "", layer.output.name or ""), made)
+        rename_between(view.model, layer.node.outputs[0], end)
+        return Edited((end,), made)
 
     what = _what(affine)
     touches = frozenset[object]((*layer.nodes, *affine.nodes, *affine.layout))
@@ -67,7 +79,7 @@ def _what(affine: Affine) -> str:
     return "the batch norm after it" if "BatchNormalization" in kinds else f"{' and '.join(kinds)} after it"
 
 
-def _data(view: View, node: ir.Node) -> ir.Value:
+def _data(node: ir.Node) -> ir.Value:
     """The operand of an affine node that is not its constant."""
     first = node.inputs[0]
     assert first is not None
@@ -89,17 +101,17 @@ def _after(view: View, layer: LinearLayer) -> Finding | None:
         return None
     if node.op_type != "BatchNormalization" or node.inputs[0] is None:
         return None  # other spellings there are mostly the end of an activation, which it would be no more
-    source = _data(view, node)
+    source = _data(node)
     start = Place(source, layer.input_axis, view.shapes.rank(source), layer.in_channels)
     step = next(iter(follow(start, view.shapes, layer.dtype)), None)
     if step is None or step.node is not node or step.scale is None or step.shift is None:
         return None
     if not view.same_shape(source, layer.input):
         return None
-    return _into_the_next(view, layer, step, source)
+    return _into_the_next(view, layer, step)
 
 
-def _into_the_next(view: View, layer: LinearLayer, step: Step, source: ir.Value) -> Finding | None:
+def _into_the_next(view: View, layer: LinearLayer, step: Step) -> Finding | None:
     scale, shift, node = step.scale, step.shift, step.node
     assert scale is not None and shift is not None
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
@@ -117,11 +129,13 @@ def _into_the_next(view: View, layer: LinearLayer, step: Step, source: ir.Value)
         return None
 
     def edit() -> Edited:
-        position = list(node.outputs[0].uses())[0][1]
-        layer.node.replace_input_with(position, _data(view, node))
+        position = next(iter(node.outputs[0].uses()))[1]
+        layer.node.replace_input_with(position, _data(node))
         drop_unused(view.model, [node])
         set_kernel(view.model, layer, stored)
         made = set_bias(view.model, layer, bias.reshape(-1)) if layer.bias is not None or np.any(offset) else ()
+        if np.any(offset):
+            rename_between(view.model, layer.node.outputs[0], layer.output.name or "")
         return Edited((layer.output.name or "",), made)
 
     touches = frozenset[object]((*layer.nodes, node))

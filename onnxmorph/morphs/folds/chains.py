@@ -29,7 +29,17 @@ from onnxmorph.equation import compose
 from onnxmorph.graph.affine import only_user
 from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, shared_name, through_no_ops
+from onnxmorph.morphs.folds.finding import (
+    Array,
+    Edited,
+    Finding,
+    Rule,
+    View,
+    attempt,
+    rename_between,
+    shared_name,
+    through_no_ops,
+)
 from onnxmorph.morphs.folds.parameters import bias_or_zeros, input_position, rounded, set_bias
 from onnxmorph.morphs.folds.rims import cut, without, zero_rim
 from onnxmorph.morphs.sequence import on_the_left
@@ -37,7 +47,13 @@ from onnxmorph.morphs.sequence import on_the_left
 __all__ = ["ChainRule", "Geometry", "One", "geometry_of", "put"]
 
 _ROUNDINGS = 8.0
-"""A tap is zero to rounding below this many half units of the products that cancel in it."""
+"""An entry is zero to rounding below this many units of the root mean square of the products that cancel in it.
+
+The entries of factors that solve the morphism equation for a 0 miss it by the rounding of each product, which add up
+like independent errors of a quarter of a unit."""
+
+_LEAST_BITS = 2.0**-20
+"""Single entries are set to 0 in types with smaller units than this; of 16 bits, too many would be by chance."""
 
 _FREE_GEMM_BIAS = 11
 
@@ -75,13 +91,13 @@ class ChainRule(Rule):
 
     def _chain(self, view: View, first: LinearLayer) -> list[_Link]:
         links = [_Link(first, None, ())]
-        geometry = geometry_of(first)
+        geometry: Geometry | None = geometry_of(first)
         bias = bool(np.any(bias_or_zeros(first)))
         while geometry is not None:
             link = _next(view, links[-1].layer, mirrored=self._mirrored)
             if link is None:
                 break
-            geometry = _joined(geometry, link.layer, biased=bias)
+            geometry = _joined(geometry, first, link.layer, biased=bias)
             if geometry is None:
                 break
             bias = bias or bool(np.any(bias_or_zeros(link.layer)))
@@ -180,7 +196,7 @@ def _joins(one: LinearLayer, two: LinearLayer) -> bool:
     if one.out_channels != two.in_channels:
         return False
     if (one.op, two.op) == ("ConvTranspose", "Conv"):
-        return one.groups == 1
+        return True
     if one.op != two.op or one.op == "ConvTranspose":
         return False
     return two.input_axis == (1 if one.op in ("Gemm", "Conv") else one.output_axis)
@@ -214,10 +230,12 @@ def _mirrored_pairs(one: LinearLayer, two: LinearLayer, slopes: Array) -> _Pairs
 # -- geometry --------------------------------------------------------------------------------------------------------
 
 
-def _joined(one: Geometry, layer: LinearLayer, *, biased: bool) -> Geometry | None:
-    """Geometry of what came before with one more layer; ``None`` where it is no convolution."""
+def _joined(one: Geometry, first: LinearLayer, layer: LinearLayer, *, biased: bool) -> Geometry | None:
+    """Geometry of what came before, which began with ``first``, and one more layer; ``None``: no convolution."""
     if not layer.kernel:
         return one
+    if first.op == "ConvTranspose":
+        return _transposed(first, layer, one, biased=biased)
     two = geometry_of(layer)
     ones = (1,) * len(layer.kernel)
     if two.pads is None:
@@ -291,11 +309,7 @@ def _compose(links: Sequence[_Link]) -> One | None:
         if index:
             biased = bool(np.any(bias))
             assert geometry is not None
-            geometry = (
-                _transposed(first, layer, geometry, biased=biased)
-                if first.op == "ConvTranspose"
-                else _joined(geometry, layer, biased=biased)
-            )
+            geometry = _joined(geometry, first, layer, biased=biased)
             if geometry is None:
                 return None
         factor = layer.kernel_array().astype(np.float64)
@@ -312,7 +326,9 @@ def _compose(links: Sequence[_Link]) -> One | None:
     groups = first.groups
     whole = compose(factors, groups)
     unit = float(np.finfo(last.dtype.numpy()).eps) if last.dtype.numpy().kind == "f" else 2.0**-7
-    noise = compose([np.abs(factor) for factor in factors], groups) * (_ROUNDINGS / 2 * unit)
+    noise = np.sqrt(compose([np.square(factor) for factor in factors], groups)) * (_ROUNDINGS * unit)
+    if unit < _LEAST_BITS:
+        whole[np.abs(whole) <= noise] = 0
     if whole.ndim > 2 and not geometry.plain and geometry.pads is not None:
         axes = (0, 1)
         rim = zero_rim(np.all(np.abs(whole) <= noise, axis=axes))
@@ -422,6 +438,8 @@ def put(model: ir.Model, parts: Sequence[LinearLayer], first: LinearLayer, last:
     node_name = shared_name([layer.node.name or layer.name for layer in parts])
     new = build.node(first.op, inputs, name=f"{node_name}.folded", output=f"{node_name}.folded", **attributes)
     written = new.producer()
+    if one.bias is not None:
+        last = replace(last, label=weight_name.removesuffix(".weight"))
     old = node.outputs[0]
     if written is not None:
         written.metadata_props.update(node.metadata_props)
@@ -434,6 +452,8 @@ def put(model: ir.Model, parts: Sequence[LinearLayer], first: LinearLayer, last:
     replace_uses(old, new)
     take_name(model, new, old)
     drop_unused(model, [node])
+    if one.bias is not None and len(last.nodes) > 1:
+        rename_between(model, new, last.output.name or "")
     rename_value(model, weight, weight_name)
     if written is not None:
         rename_node(model, written, node_name)

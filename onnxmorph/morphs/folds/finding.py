@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from onnxmorph._ir import ir
-from onnxmorph.edit import drop_unused, replace_uses, take_name
+from onnxmorph.edit import drop_unused, rename_value, replace_uses, take_name
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.affine import only_user
 from onnxmorph.graph.attributes import WrongAttribute, integer
@@ -33,6 +33,7 @@ __all__ = [
     "bypass",
     "can_bypass",
     "passes_on",
+    "rename_between",
     "shared_name",
     "through_no_ops",
     "value_place",
@@ -75,6 +76,32 @@ class Finding:
     text: str
     touches: frozenset[object]
     edit: Callable[[], Edited]
+
+
+_LONGEST = 32
+
+_KEEP_SHAPE = frozenset(
+    {
+        *("Abs", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
+        *("LeakyRelu", "Mish", "Neg", "PRelu", "Relu", "Selu", "Shrink", "Sigmoid", "Sin", "Softplus", "Softsign"),
+        *("Sqrt", "Tanh", "ThresholdedRelu", "BatchNormalization"),
+    }
+)
+"""Operators whose first output is shaped like their first input."""
+
+_BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min"})
+
+
+def _keeps_size(layer: LinearLayer) -> bool:
+    """Whether a layer's output is shaped like its input."""
+    if layer.in_channels != layer.out_channels or any(stride != 1 for stride in layer.strides):
+        return False
+    if not layer.kernel:
+        return layer.input_axis == layer.output_axis
+    if layer.pads is None or layer.pads.explicit is None or any(layer.pads.output_padding) or layer.pads.sized:
+        return False
+    sums = [before + after for before, after in zip(*layer.pads.explicit, strict=True)]
+    return sums == [d * (size - 1) for d, size in zip(layer.dilations, layer.kernel, strict=True)]
 
 
 class View:
@@ -139,7 +166,72 @@ class View:
         if one is other:
             return True
         left, right = self.shapes.shape(one), self.shapes.shape(other)
-        return left is not None and left == right and None not in left
+        if left is not None and left == right and None not in left:
+            return True
+        return self._source(one) is self._source(other)
+
+    def _source(self, value: ir.Value) -> ir.Value:
+        """A value further up that has the same sizes, whatever they are: through what keeps its input's shape."""
+        for _ in range(_LONGEST):
+            node = value.producer()
+            step = None if node is None else self._shaped_like(node, value)
+            if step is None:
+                break
+            value = step
+        return value
+
+    def _shaped_like(self, node: ir.Node, value: ir.Value) -> ir.Value | None:
+        """The input of a node that its output is shaped like, on every run."""
+        if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+            return None
+        first = node.inputs[0]
+        if node.op_type in _KEEP_SHAPE and value is node.outputs[0]:
+            return first
+        if (layer := self.by_node.get(node)) is not None:
+            return layer.input if _keeps_size(layer) else None
+        data = [given for given in node.inputs if given is not None and chain(given).reason is not None]
+        if node.op_type not in _BROADCAST or not data:
+            return None
+        fixed = [given for given in node.inputs if given is not None and given not in data]
+        rank = self._least_rank(data[0])
+        for given in fixed:
+            shape = self.shapes.shape(given)
+            if shape is None or len(shape) > rank:
+                return None
+            channels = self._channels(data[0])
+            wide = [place - len(shape) for place, size in enumerate(shape) if size != 1]
+            if wide and (channels is None or wide != [channels[0]] or shape[wide[0]] != channels[1]):
+                return None
+        sources = {self._source(given) for given in data}
+        return data[0] if len(sources) == 1 else None
+
+    def _maker(self, value: ir.Value) -> LinearLayer | None:
+        """The layer whose output a value is, or is an element-wise function of."""
+        for _ in range(_LONGEST):
+            node = value.producer()
+            if node is None or node.domain not in ("", "ai.onnx"):
+                return None
+            if node in self.by_node:
+                return self.by_node[node]
+            if node.op_type not in _KEEP_SHAPE or node.inputs[0] is None:
+                return None
+            value = node.inputs[0]
+        return None
+
+    def _least_rank(self, value: ir.Value) -> int:
+        rank = self.shapes.rank(value)
+        layer = self._maker(value)
+        return (
+            rank if rank is not None else 0 if layer is None else max(1, len(layer.kernel) + 2 if layer.kernel else 1)
+        )
+
+    def _channels(self, value: ir.Value) -> tuple[int, int] | None:
+        """Axis of the channels, from the end, and how many there are."""
+        layer = self._maker(value)
+        if layer is None:
+            return None
+        axis = layer.output_axis
+        return (axis if axis < 0 else axis - (len(layer.kernel) + 2), layer.out_channels)
 
     def place(self, value: ir.Value) -> str:
         """How a record names a value: by the scope of the node that makes it."""
@@ -161,8 +253,8 @@ class Rule(abc.ABC):
     def find(self, view: View) -> Iterator[Finding]:
         """Every place of this kind in a model, in a fixed order; nothing is edited."""
 
-    def carry_out(self, view: View, findings: Sequence[Finding]) -> Edited:
-        """Carry out findings of one sweep, which touch nothing in common."""
+    def carry_out(self, view: View, findings: Sequence[Finding]) -> Edited:  # noqa: ARG002
+        """Carry out findings of one sweep of ``view``, which touch nothing in common."""
         return together(finding.edit() for finding in findings)
 
 
@@ -229,6 +321,18 @@ def bypass(model: ir.Model, out: ir.Value, kept: ir.Value) -> str:
     return kept.name or ""
 
 
+def rename_between(model: ir.Model, first: ir.Value, last: str) -> None:
+    """New names for ``first`` and all on the one way from it to the value named ``last``: their numbers have changed.
+
+    A value that keeps its name and its shape would claim to mean what it meant.
+    """
+    value: ir.Value | None = first
+    while value is not None and value.name != last and value.name and not value.is_graph_output():
+        node = only_user(value)
+        rename_value(model, value, f"{value.name}_folded")
+        value = None if node is None else node.outputs[0]
+
+
 def passes_on(node: ir.Node) -> bool:
     """Whether a node gives its first input unchanged: Identity, or Dropout that does not train."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in ("Identity", "Dropout"):
@@ -268,16 +372,22 @@ def through_no_ops(value: ir.Value) -> tuple[ir.Node, list[ir.Node]] | None:
 def shared_name(names: Sequence[str]) -> str:
     """What several parts were made of: ``conv3.0.weight`` and ``conv3.1.weight`` give ``conv3.weight``, else the first.
 
-    The inverse of how a morph names the parts of a layer.
+    The inverse of how a morph names the parts of a layer: a number, ``path0`` and the like after the layer's own name,
+    and perhaps a role or an operator after that.
     """
     split = [re.split(r"([./])", name) for name in names]
-    first = split[0]
-    if len(names) < 2 or any(len(parts) != len(first) for parts in split):
+    same = 0
+    while all(len(parts) > same for parts in split) and len({parts[same] for parts in split}) == 1:
+        same += 1
+    same -= same % 2  # a name and the mark after it go together
+    rests = [parts[same::2] for parts in split]
+    if len(names) < 2 or not same or not all(rests):
         return names[0]
-    differ = [place for place in range(len(first)) if len({parts[place] for parts in split}) > 1]
-    if len(differ) != 1 or differ[0] < 2:
+    role = [] if _PART.fullmatch(rests[0][-1]) else [rests[0][-1]]
+    bodies = [rest if _PART.fullmatch(rest[-1]) else rest[:-1] for rest in rests]
+    if not all(_PART.fullmatch(token) for body in bodies for token in body) or not any(bodies):
         return names[0]
-    place = differ[0]
-    if not all(re.fullmatch(r"\d+|path\d+", parts[place]) for parts in split):
-        return names[0]
-    return "".join(first[: place - 1] + first[place + 1 :])
+    return "".join(split[0][: same if role else same - 1] + role)
+
+
+_PART = re.compile(r"\d+|path\d+")

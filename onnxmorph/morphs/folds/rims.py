@@ -7,6 +7,7 @@ otherwise get larger.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,13 +37,13 @@ class KernelRule(Rule):
 
 
 def zero_rim(zero: Array) -> Rim:
-    """The rim of taps that are zero; at least one tap stays, and a kernel of zeros only has none.
+    """The rim of taps that are zero; at least one tap stays, of a kernel of zeros only the middle one.
 
     Args:
         zero: bool, ``(*taps)``: whether all entries at a tap are zero.
     """
     if bool(zero.all()):
-        return ((0, 0),) * zero.ndim
+        return tuple(((size - 1) // 2, size - 1 - (size - 1) // 2) for size in zero.shape)
     rim = []
     for axis in range(zero.ndim):
         line = zero.all(axis=tuple(other for other in range(zero.ndim) if other != axis))
@@ -62,7 +63,8 @@ def cut(rim: Rim, pads: tuple[Sequence[int], Sequence[int]], dilations: Sequence
 def without(kernel: Array, rim: Rim) -> Array:
     """``kernel`` without a rim of taps."""
     sizes = kernel.shape[2:]
-    return kernel[(..., *(slice(before, size - after) for (before, after), size in zip(rim, sizes, strict=True)))]
+    index: Any = (..., *(slice(before, size - after) for (before, after), size in zip(rim, sizes, strict=True)))
+    return np.asarray(kernel[index])
 
 
 def _shrunk(view: View, layer: LinearLayer) -> Finding | None:
@@ -70,8 +72,9 @@ def _shrunk(view: View, layer: LinearLayer) -> Finding | None:
     kernel = layer.kernel_array()
     transposed = layer.op == "ConvTranspose"
     axes = tuple(range(2, kernel.ndim))
-    corner = kernel[(slice(None), slice(None), *(0,) * len(axes))]
-    if np.any(corner) and np.any(kernel[(slice(None), slice(None), *(-1,) * len(axes))]):
+    first: Any = (slice(None), slice(None), *(0,) * len(axes))
+    last: Any = (slice(None), slice(None), *(-1,) * len(axes))
+    if np.any(kernel[first]) and np.any(kernel[last]):
         return None  # told without looking at the rest
     rim = zero_rim(~np.any(kernel, axis=(0, 1)))
     pads: list[int] | None = None

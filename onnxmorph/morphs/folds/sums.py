@@ -7,6 +7,7 @@ reads the input at ``d u - pad``, so the kernels are laid over each other by the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from onnxmorph.graph.affine import only_user
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.graph.scopes import node_label
 from onnxmorph.morphs.folds.chains import Geometry, One, geometry_of, put
-from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt
+from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, rename_between
 from onnxmorph.morphs.folds.parameters import bias_or_zeros, input_position, rounded
 
 __all__ = ["SumRule"]
@@ -45,7 +46,7 @@ class SumRule(Rule):
 def _alike(one: LinearLayer, two: LinearLayer) -> bool:
     return (
         one.op == two.op
-        and one.op != "ConvTranspose"
+        and _more(one) == _more(two)
         and one.input is two.input
         and one.groups == two.groups
         and one.dtype == two.dtype
@@ -58,8 +59,14 @@ def _alike(one: LinearLayer, two: LinearLayer) -> bool:
     )
 
 
+def _more(layer: LinearLayer) -> tuple[int, ...]:
+    """A ConvTranspose's places added at the end."""
+    added = () if layer.pads is None else layer.pads.output_padding
+    return added if any(added) else ()
+
+
 def _sum(view: View, node: ir.Node, one: LinearLayer, two: LinearLayer) -> Finding | None:
-    geometry = _union(geometry_of(one), geometry_of(two)) if one.kernel else geometry_of(one)
+    geometry = _union(one, two) if one.kernel else geometry_of(one)
     if geometry is None:
         return None
     kernel = _laid(one, geometry) + _laid(two, geometry)
@@ -69,14 +76,14 @@ def _sum(view: View, node: ir.Node, one: LinearLayer, two: LinearLayer) -> Findi
     bias = rounded((bias_or_zeros(one) + bias_or_zeros(two))[:, None], one.dtype)
     if stored is None or bias is None:
         return None
-    shift = bias.reshape(-1) if np.any(bias_or_zeros(one)) or np.any(bias_or_zeros(two)) else None
-    biased = one.bias is not None or two.bias is None
-    keeper = one if biased else two
+    both = [bool(np.any(bias_or_zeros(layer))) for layer in (one, two)]
+    shift = bias.reshape(-1) if all(both) else None
+    keeper = two if both[1] and not both[0] else one if both[0] or one.bias is not None else two
     composed = One(stored, shift, geometry)
 
     def edit() -> Edited:
         total = node.outputs[0]
-        put(view.model, [one, two], keeper, keeper, composed)
+        made = put(view.model, [one, two], keeper, keeper, composed)
         # The layer that carries the bias now computes the sum; the other one is no longer added.
         side = 0 if keeper is one else 1
         summed = node.inputs[side]
@@ -84,6 +91,7 @@ def _sum(view: View, node: ir.Node, one: LinearLayer, two: LinearLayer) -> Findi
         replace_uses(total, summed)
         take_name(view.model, summed, total)
         drop_unused(view.model, [node])
+        rename_between(view.model, made, summed.name or "")
         producer = summed.producer()
         return Edited((summed.name or "",), () if producer is None else (producer,))
 
@@ -92,9 +100,14 @@ def _sum(view: View, node: ir.Node, one: LinearLayer, two: LinearLayer) -> Findi
     return Finding(view.place(node.outputs[0]), text, touches, edit)
 
 
-def _union(one: Geometry, two: Geometry) -> Geometry | None:
-    """The least kernel that holds both, and its padding."""
-    if one == two:
+def _union(left: LinearLayer, right: LinearLayer) -> Geometry | None:
+    """The least kernel that holds both, and its padding.
+
+    Tap ``u`` of a Conv reads ``d u`` less the padding before; of a ConvTranspose it writes there. The end follows from
+    the number of places that come out, which must be the same of both, or their sum would broadcast.
+    """
+    one, two = geometry_of(left), geometry_of(right)
+    if one == two and (one.pads is not None or left.pads == right.pads):
         return one
     if one.pads is None or two.pads is None:
         return None
@@ -108,13 +121,11 @@ def _union(one: Geometry, two: Geometry) -> Geometry | None:
         dilation = d2 if k1 == 1 else d1
         b1, b2 = one.pads[0][axis], two.pads[0][axis]
         reach1, reach2 = d1 * (k1 - 1), d2 * (k2 - 1)
-        first = max(b1, b2)
-        last = max(reach1 - b1, reach2 - b2)
-        # As many places come out of both, or their sum would broadcast.
+        first, last = max(b1, b2), max(reach1 - b1, reach2 - b2)
         room = b1 + one.pads[1][axis] - reach1
-        if room != b2 + two.pads[1][axis] - reach2 or (first - b1) % dilation or (first - b2) % dilation:
+        if room != b2 + two.pads[1][axis] - reach2:
             return None
-        if (first + last) % dilation:
+        if (first - b1) % dilation or (first - b2) % dilation or (first + last) % dilation:
             return None
         size = (first + last) // dilation + 1
         after = room + dilation * (size - 1) - first
@@ -136,5 +147,8 @@ def _laid(layer: LinearLayer, geometry: Geometry) -> Array:
     assert own.pads is not None and geometry.pads is not None
     whole = np.zeros((*kernel.shape[:2], *geometry.kernel))
     at = [(geometry.pads[0][a] - own.pads[0][a]) // geometry.dilations[a] for a in range(len(own.kernel))]
-    whole[(..., *(slice(start, start + size) for start, size in zip(at, own.kernel, strict=True)))] = kernel
+    if layer.op == "ConvTranspose":  # its kernel form is its weight back to front
+        at = [more - size - start for more, size, start in zip(geometry.kernel, own.kernel, at, strict=True)]
+    index: Any = (..., *(slice(start, start + size) for start, size in zip(at, own.kernel, strict=True)))
+    whole[index] = kernel
     return whole
