@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxmorph import model as files
 from onnxmorph._ir import ir
 from onnxmorph.plan import Child
+from onnxmorph.records import mark_parent
 
 if TYPE_CHECKING:
     from onnxmorph.verify import Certificate
@@ -64,7 +65,8 @@ def deliver(
 
     Args:
         parent: As loaded; left as it is.
-        child: Of ``parent``. Its metadata lose the certificate that its parent may have had.
+        child: Of ``parent``. Its metadata lose the certificate that its parent may have had, and its first new record
+            gets the content hash of ``parent``, by which a replay knows it again.
         path: Of the child's ``.onnx`` file; external data goes beside it.
         check: How to compare; ``None`` writes without, and the child's metadata say so.
         overwrite: Replace files of these names.
@@ -78,6 +80,7 @@ def deliver(
         SelectionError: ``check`` names inputs that the model does not have.
     """
     files.drop_certificate(child.model)
+    mark_parent(child.model, parent)
     with files.staged(child.model, path, overwrite=overwrite, share_weights=share_weights) as written:
         if check is None:
             written.attach_certificate({"schema": 1, "equivalent": None, "verified": False})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -16,18 +16,23 @@ from onnxmorph.tensors import MappedTensor
 
 __all__ = [
     "CERTIFICATE_KEY",
+    "PARENT_KEY",
     "RECORD_KEY",
     "add_record",
     "as_json",
     "certificate_of",
     "content_hash",
     "drop_certificate",
+    "mark_parent",
     "records",
+    "replace_records",
     "set_certificate",
 ]
 
 RECORD_KEY = "onnxmorph.record"
 CERTIFICATE_KEY = "onnxmorph.certificate"
+PARENT_KEY = "parent"
+"""In the first record of a growth: the content hash of the model that was grown."""
 
 
 def content_hash(model: ir.Model) -> str:
@@ -76,6 +81,23 @@ def records(model: ir.Model) -> list[dict[str, Any]]:
 def add_record(model: ir.Model, record: Mapping[str, Any]) -> None:
     """Append the record of one morph to the model's metadata, as JSON."""
     model.metadata_props[RECORD_KEY] = as_json([*records(model), dict(record)])
+
+
+def replace_records(model: ir.Model, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Put ``entries`` into the metadata, in the place of the records that are there."""
+    model.metadata_props[RECORD_KEY] = as_json([dict(record) for record in entries])
+
+
+def mark_parent(child: ir.Model, parent: ir.Model) -> None:
+    """Write into the first record that ``child`` has beyond ``parent`` what it was grown from, unless it says so.
+
+    The hash reads every weight once; of weights in files it is kept, so that a verification does not read them again.
+    """
+    entries = records(child)
+    first = len(records(parent))
+    if first < len(entries) and PARENT_KEY not in entries[first]:
+        entries[first][PARENT_KEY] = content_hash(parent)
+        replace_records(child, entries)
 
 
 def certificate_of(model: ir.Model) -> dict[str, Any] | None:

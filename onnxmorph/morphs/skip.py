@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnxmorph._ir import ir
-from onnxmorph.edit import Builder, drop_unused, rename_value, replace_uses, take_name
+from onnxmorph.edit import Builder, drop_unused, opset_of, rename_value, replace_uses, take_name
 from onnxmorph.equation import occupancy, scale_ratio
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.kernels import WeightForm
@@ -29,6 +29,9 @@ from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.plan import Change, NewFactor, Plan
 
 __all__ = ["SkipPlan", "plan_skip"]
+
+_FIRST_OPSET_WITH_CEIL = 10
+"""Before, average pooling always rounds its output down."""
 
 _TRIAL_SIZES = ((2, 64), (3, 96), (2, 67), (3, 101), (2, 224))
 """Batch and other sizes given to symbolic dims to see how two maps relate: multiples of 32, then odd ones."""
@@ -226,6 +229,8 @@ def _bridge(model: ir.Model, first: LinearLayer, last: LinearLayer, x: ir.Value,
             code="skip-shape-unknown",
         )
     options: list[str] = ["same", "global", "global-map", *(_pools(pairs[0]) if first.kernel and last.kernel else ())]
+    if opset_of(model, last.graph if isinstance(last.graph, ir.Function) else None) < _FIRST_OPSET_WITH_CEIL:
+        options = [option for option in options if not option.startswith("pool-ceil")]
     axis: int = last.output_axis if y is not last.input else last.input_axis
     for option in options:
         if all(_agree(option, one, two, first, axis) for one, two in pairs):

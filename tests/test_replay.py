@@ -1,0 +1,219 @@
+"""What a child records, carried out again on its parent, gives the child again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxmorph import model as files
+from onnxmorph import morphs
+from onnxmorph._ir import ir
+from onnxmorph.delivery import deliver
+from onnxmorph.errors import ModelError, Refusal
+from onnxmorph.graph.layers import LinearLayer, layers
+from onnxmorph.morphs import plan_activate, plan_deepen, plan_from_record, plan_kernel, plan_skip, plan_subnet
+from onnxmorph.plan import Child, Plan, apply
+from onnxmorph.recipe import carry_out, parse_recipe
+from onnxmorph.records import PARENT_KEY, replace_records
+from onnxmorph.replay import outstanding, replay, replay_child
+from tests.morphs.oracle import from_proto
+from tests.zoo_graphs import build
+
+SAMPLE = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
+
+Make = Callable[[ir.Model], Sequence[Plan]]
+
+
+def _each(planner: Callable[..., Plan], **options: Any) -> Make:
+    """The morph on the first layer of the model that takes it."""
+
+    def make(model: ir.Model) -> Sequence[Plan]:
+        for layer in layers(model):
+            try:
+                plan = planner(model, layer, **options)
+            except Refusal:
+                continue
+            return [plan] if isinstance(plan, Plan) else plan
+        return []
+
+    return make
+
+
+def _skips(mode: str) -> Make:
+    def make(model: ir.Model) -> Sequence[Plan]:
+        found = layers(model)
+        for first in found:
+            for last in found[first.index + 1 :]:
+                try:
+                    return [plan_skip(model, source=first, target=last, mode=mode)]
+                except Refusal:
+                    continue
+        return []
+
+    return make
+
+
+def _template(layer: LinearLayer) -> str:
+    size = "x".join(map(str, layer.kernel)) or "1"
+    return f"({size}:{4 * layer.out_channels})(1:{layer.out_channels})"
+
+
+MAKERS: dict[str, Make] = {
+    "deepen mirror": _each(plan_deepen, method="mirror", activation="relu", seed=3),
+    "deepen netmorph": _each(plan_deepen, method="netmorph", seed=3),
+    "deepen identity": _each(plan_deepen, method="identity"),
+    "deepen residual": _each(plan_deepen, method="residual", seed=3),
+    "kernel": _each(plan_kernel, to=5),
+    "widen": _each(morphs.plan_widen, by=1.5, seed=3),
+    "widen copies": _each(morphs.plan_widen, by=2, fill="replicate", seed=3),
+    "subnet": _each(lambda model, layer: plan_subnet(model, layer, template=_template(layer))),
+    "activate": plan_activate,
+    "skip add": _skips("add"),
+    "skip concat": _skips("concat"),
+}
+MODELS = ["topology/residual", "block/inverted_residual", "weights/classifier_opset9_input", "block/transformer"]
+
+
+def _same_model(one: ir.Model, two: ir.Model) -> None:
+    assert files.content_hash(one) == files.content_hash(two)
+    assert files.records(one) == files.records(two)
+
+
+def test_every_morph_that_leaves_records_is_tried() -> None:
+    assert {name.split()[0] for name in MAKERS} >= set(morphs.PLANNERS) - {"fold", "duplicate"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("morph", MAKERS)
+def test_a_replayed_child_is_the_child(morph: str, name: str) -> None:
+    parent = from_proto(build(name))
+    try:
+        plans = MAKERS[morph](parent)
+    except Refusal as refusal:
+        pytest.skip(str(refusal))
+    if not plans:
+        pytest.skip("no layer takes it")
+    child = apply(parent, plans).model
+    before = files.content_hash(parent)
+    _same_model(replay(parent, files.records(child)).model, child)
+    assert replay_child(child, parent).same
+    assert files.content_hash(parent) == before, "the parent stays as it is"
+
+
+RECIPE = """
+seed = 5
+[[step]]
+morph = "kernel"
+layers = "conv1"
+to = 5
+[[step]]
+morph = "deepen"
+where = { op = "Conv" }
+[[step]]
+morph = "activate"
+on_refusal = "skip"
+"""
+
+
+def _grown(parent: ir.Model) -> Child:
+    return carry_out(parent, parse_recipe(RECIPE))
+
+
+def test_a_recipe_written_to_a_file_is_replayed_to_the_same_bytes(tmp_path: Path) -> None:
+    parent = files.load(SAMPLE)
+    assert deliver(parent, _grown(parent), tmp_path / "child.onnx", check=None).path
+    child = files.load(tmp_path / "child.onnx")
+    assert [record["morph"] for record in files.records(child)] == ["kernel", *["deepen"] * 3, *["activate"] * 6]
+    made = replay_child(child, files.load(SAMPLE))
+    assert made.same and made.parent_changed is False and made.replayed == 10
+    deliver(files.load(SAMPLE), made.child, tmp_path / "again.onnx", check=None)
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "child.onnx").read_bytes()
+
+
+def test_a_child_of_a_child_is_replayed_from_either(tmp_path: Path) -> None:
+    first = files.load(SAMPLE)
+    deliver(first, apply(first, [plan_kernel(first, "conv1", to=5)]), tmp_path / "second.onnx", check=None)
+    second = files.load(tmp_path / "second.onnx")
+    deliver(second, apply(second, [plan_deepen(second, "conv2")]), tmp_path / "third.onnx", check=None)
+    third = files.load(tmp_path / "third.onnx")
+    assert [PARENT_KEY in record for record in files.records(third)] == [True, True]
+    assert [record["morph"] for record in outstanding(third, second)] == ["deepen"]
+    for parent in (first, second):
+        made = replay_child(third, parent)
+        assert made.same and made.parent_changed is False
+        _same_model(made.child.model, third)
+
+
+def test_a_parent_trained_on_since_gives_the_same_graph_and_it_is_said_why_it_differs(tmp_path: Path) -> None:
+    parent = files.load(SAMPLE)
+    deliver(parent, _grown(parent), tmp_path / "child.onnx", check=None)
+    trained = files.clone(parent)
+    weight = layers(trained)[1].weight.value
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(np.array(weight.const_value.numpy()) * np.float32(1.25), name=weight.name)
+    made = replay_child(files.load(tmp_path / "child.onnx"), trained)
+    assert not made.same and made.parent_changed
+    assert made.difference is not None and not made.difference.nodes
+    assert "the same graph, but" in made.describe() and "not the one that the child was grown from" in made.describe()
+    assert files.records(made.child.model)[0][PARENT_KEY] == files.content_hash(trained)
+
+
+def test_a_child_changed_since_is_told_from_a_changed_parent(tmp_path: Path) -> None:
+    parent = files.load(SAMPLE)
+    deliver(parent, _grown(parent), tmp_path / "child.onnx", check=None)
+    child = files.load(tmp_path / "child.onnx")
+    bias = next(value for name, value in child.graph.initializers.items() if name.endswith("bias"))
+    assert bias.const_value is not None
+    bias.const_value = ir.tensor(np.array(bias.const_value.numpy()) + np.float32(0.5), name=bias.name)
+    made = replay_child(child, parent)
+    assert made.parent_changed is False and "but 1 stored tensor differ, by up to 0.5" in made.describe()
+
+
+def test_what_cannot_be_replayed_is_refused_with_the_reason() -> None:
+    parent = files.load(SAMPLE)
+    child = _grown(parent).model
+    with pytest.raises(Refusal, match="records no morphs"):
+        replay_child(parent, parent)
+    with pytest.raises(Refusal, match="no more morphs"):
+        replay_child(child, child)
+    other = apply(parent, [plan_kernel(parent, "conv2", to=5)]).model
+    with pytest.raises(Refusal, match="does not begin with"):
+        replay_child(child, other)
+    mlp = files.load(SAMPLE.with_name("digits_mlp.onnx"))
+    with pytest.raises(Refusal, match=r"record 1 \(kernel\): the model has no layer"):
+        replay_child(child, mlp)
+
+
+@pytest.mark.parametrize("morph", MAKERS)
+def test_a_damaged_record_is_an_error_that_names_it_and_nothing_else(morph: str) -> None:
+    parent = from_proto(build("topology/residual"))
+    try:
+        plans = MAKERS[morph](parent)
+    except Refusal as refusal:
+        pytest.skip(str(refusal))
+    if not plans:
+        pytest.skip("no layer takes it")
+    record = plans[0].record()
+    for key in record:
+        for wrong in (None, "seven", -7, [], {}, [[1]], 1.5):
+            damaged = {**record, key: wrong}
+            try:
+                replay(parent, [damaged])
+            except (ModelError, Refusal) as error:
+                assert str(error)
+        left = {name: value for name, value in record.items() if name != key}
+        if key != "onnxmorph":
+            with pytest.raises(ModelError):
+                plan_from_record(left)
+
+
+def test_records_of_another_version_name_the_morph_they_lack() -> None:
+    parent = files.load(SAMPLE)
+    child = files.clone(parent)
+    replace_records(child, [{"morph": "transmogrify"}])
+    with pytest.raises(ModelError, match="transmogrify"):
+        replay_child(child, parent)
