@@ -13,7 +13,7 @@ from dataclasses import dataclass
 __all__ = ["Scales", "balance", "target_ratio"]
 
 # (amplification up to which ratios of 1 are asked for, amplification never exceeded) by significant bits
-_AMPLIFICATION = {53: (8.0, 32.0), 24: (8.0, 32.0), 11: (3.0, 12.0), 8: (3.0, 12.0)}
+_AMPLIFICATION = {53: (8.0, 32.0), 24: (8.0, 12.0), 11: (3.0, 12.0), 8: (3.0, 12.0)}
 # Ratio that is asked for as long as the amplification allows.
 _LEAST_RATIO = 0.62
 # Energy of one null-space channel against an ordinary He channel: more would let a few directions dominate.

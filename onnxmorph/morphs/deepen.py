@@ -237,6 +237,7 @@ class DeepenPlan(Plan):
         phi = named(self.activation, **self.parameters)
         result = self._factorise(layer, phi)
         names = LayerNames(layer)
+        frontier = (layer.output.name or "",)
         build = Builder(child, layer.graph, before=layer.node)
         out = sequence_nodes(
             build, layer, names, result.factors, lambda _, x: self._activation(build, layer, names, phi, x, self.width)
@@ -246,7 +247,7 @@ class DeepenPlan(Plan):
             NewFactor(names.initializer(index, "weight"), tuple(kernel.shape), occupancy(kernel), scale_ratio(kernel))
             for index, kernel in enumerate(result.factors)
         )
-        return Change(factors, result.residual, (layer.output.name or "",))
+        return Change(factors, result.residual, frontier)
 
     def _factorise(self, layer: LinearLayer, phi: Activation) -> Factorization:
         kernel = layer.kernel_array()

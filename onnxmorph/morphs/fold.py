@@ -208,7 +208,7 @@ class _Folder:
         for finding in rule.find(view):
             if (rule.kind, finding.place) in self._refused or finding.place in places:
                 continue
-            if self._around is not None and not self._around & finding.touches:
+            if self._around is not None and not self._around & (finding.touches | finding.near):
                 continue
             if taken & finding.touches:
                 continue
@@ -228,7 +228,7 @@ class _Folder:
         self.plans.append(plan)
         self.changes.append(Change((), 0.0, names, edited.notes, edited.index_maps))
         files.add_record(self.model, plan.record())
-        if self._around is not None and any(self._around & one.touches for one in sweep):
+        if self._around is not None and any(self._around & (one.touches | one.near) for one in sweep):
             self._around.update(edited.nodes)
         return True
 

@@ -185,6 +185,7 @@ class SubnetPlan(Plan):
 
         parts = (kernel,) if whole else split(kernel, [path.extent for path in self.paths], rng=rng)
         build = Builder(child, layer.graph, before=layer.node)
+        frontier = (layer.output.name or "",)
         outputs: list[ir.Value] = []
         factors: list[NewFactor] = []
         residual = 0.0
@@ -228,7 +229,7 @@ class SubnetPlan(Plan):
                 "Add", [total, output], name=names.node(f"sum{place}", "Add"), output=names.value(f"sum{place}")
             )
         replace_layer(build, layer, total)
-        return Change(tuple(factors), residual, (layer.output.name or "",), _notes(layer))
+        return Change(tuple(factors), residual, frontier, _notes(layer))
 
 
 def _notes(layer: LinearLayer) -> tuple[str, ...]:

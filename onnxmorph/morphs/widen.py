@@ -39,19 +39,18 @@ from onnxmorph.graph.axes import (
 )
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.demands import is_tied
+from onnxmorph.morphs.schemes import Scheme, scheme_for
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.zeros import first_not_zero
 from onnxmorph.plan import Change, Plan
 
 __all__ = ["FILLS", "WidenPlan", "check_widen", "coupled_groups", "plan_widen", "why_not_widen"]
 
-FILLS = ("zero-out", "zero-in", "replicate", "pair")
+FILLS = ("zero-out", "zero-in", "replicate", "pair", "mean")
 
 _EVENLY = frozenset({"layernorm", "rmsnorm", "mean", "max", "min"})
 """Reductions that equally many copies of every channel leave as they are."""
-
-_ZEROS = frozenset({"sum", "l1", "l2", "bilinear"})
-"""Reductions that exact zeros leave as they are."""
 
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
@@ -80,7 +79,7 @@ def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
             if not group.conditions:
                 return None
         group, new = resize(table, layer.output, layer.output_axis, 2 * size)
-        _fill_for(group, new, "zero-out", chosen=False)
+        _fill_for(group, new, None)
     except Refusal as refusal:
         return refusal
     return None
@@ -139,7 +138,7 @@ def plan_widen(
             code="not-wider",
         )
     group, new = resize(table, target.output, target.output_axis, to, interface=interface)
-    chosen = _fill_for(group, new, fill or "zero-out", chosen=fill is not None)
+    chosen = _fill_for(group, new, fill)
     return WidenPlan(target.key, target.name, size, to, chosen, interface, seed)
 
 
@@ -188,12 +187,15 @@ class WidenPlan(Plan):
             raise layer.blocked
         table = coupled_groups(child)
         group, size = resize(table, layer.output, layer.output_axis, self.to, interface=self.interface)
-        _fill_for(group, size, self.fill, chosen=True)
+        _fill_for(group, size, self.fill)
         rng = np.random.Generator(np.random.PCG64(self.seed))
-        index_map = _index_map(group, size, self.fill, rng)
-        written = rewrite(
-            child, {group: index_map}, _filling(self.fill, group, index_map, self.seed), interface=self.interface
-        )
+        scheme = _scheme(group, size, self.fill)
+        index_map = _index_map(group, size, self.fill, rng) if scheme is None else scheme.index_map(rng)
+        filling = (_filling(self.fill, group, index_map, self.seed) if scheme is None
+                   else scheme.filling(index_map, self.seed))
+        written = rewrite(child, {group: index_map}, filling, interface=self.interface)
+        if scheme is not None:
+            scheme.rescale(child)
         notes = [f"widened with it: {', '.join(written.tensors)}"] if len(written.tensors) > 1 else []
         if self.interface:
             notes.append("the model's signature has changed")
@@ -245,32 +247,44 @@ def _next_size(table: GroupTable, layer: LinearLayer, size: int, interface: bool
     raise last
 
 
-def _fill_for(group: Group, size: int, fill: str, *, chosen: bool) -> str:
-    """The fill that is exact for a group: the one asked for, or copies where nothing was asked and only they are.
+def _scheme(group: Group, size: int, fill: str) -> Scheme | None:
+    """What writes new channels for ``fill``: a scheme where the channels are mixed, ``None`` where they are not."""
+    if fill == "mean" or (fill == "zero-in" and group.conditions):
+        return scheme_for(group, size)
+    return None
+
+
+def _fill_for(group: Group, size: int, fill: str | None) -> str:
+    """The fill that is exact for a group: the one asked for, or where nothing was asked the first that is.
 
     Raises:
         Refusal: None is, with the reason.
     """
+    if fill is None:
+        return _default_fill(group, size)
     kinds = {condition.kind for condition in group.conditions}
-    evenly = size % group.size == 0
-    if fill == "zero-out" and not chosen and kinds and kinds <= _EVENLY and evenly:
-        fill = "replicate"
-    if fill == "zero-out" and not chosen and kinds and kinds <= _ZEROS and first_not_zero(group) is None:
-        fill = "zero-in"
+    if fill in ("zero-in", "mean") and (kinds or fill == "mean"):
+        if not kinds:
+            raise Refusal("no mean is taken over the channels", way_out="take --fill zero-out", code="no-mean")
+        found = scheme_for(group, size).fill
+        if found != fill:
+            raise Refusal(
+                f"with {fill}, new channels change what is reduced: {group.conditions[0].text}",
+                way_out=f"take --fill {found}",
+                code=group.conditions[0].kind,
+            )
+        return fill
     allowed: frozenset[str] = frozenset()
     if fill == "replicate":
-        allowed = _EVENLY if evenly else frozenset({"max", "min"})
-    elif fill == "zero-in":
-        allowed = _ZEROS
+        allowed = _EVENLY if size % group.size == 0 else frozenset({"max", "min"})
     bad = next((condition for condition in group.conditions if condition.kind not in allowed), None)
     if bad is not None:
-        way_out = None
-        if kinds <= _EVENLY:
-            multiples = " and ".join(str(group.size * times) for times in (2, 3))
-            way_out = f"widen to a multiple by copies: --fill replicate, {multiples} of the axis's {group.size}"
-        elif kinds <= _ZEROS and first_not_zero(group) is None:
-            way_out = "take --fill zero-in"
-        raise Refusal(f"with {fill}, new channels change what is reduced: {bad.text}", way_out=way_out, code=bad.kind)
+        raise Refusal(
+            f"with {fill}, new channels change what is reduced: {bad.text}", way_out=_fill_that_works(group, size),
+            code=bad.kind,
+        )
+    if fill == "replicate":
+        _refuse_copies_of_tied(group)
     if fill == "zero-in" and (stays := first_not_zero(group)) is not None:
         raise Refusal(f"with zero-in, {stays}", way_out="take --fill zero-out", code="not-zero")
     if fill == "pair" and (size - group.size) % 2:
@@ -280,6 +294,48 @@ def _fill_for(group: Group, size: int, fill: str, *, chosen: bool) -> str:
             code="pair-odd",
         )
     return fill
+
+
+def _default_fill(group: Group, size: int) -> str:
+    """``zero-out`` where channels do not mix; else copies where they are exact, else the scheme there is."""
+    kinds = {condition.kind for condition in group.conditions}
+    if not kinds:
+        return "zero-out"
+    if (kinds <= _EVENLY and size % group.size == 0) or kinds <= {"max", "min"}:
+        try:
+            return _fill_for(group, size, "replicate")
+        except Refusal:
+            pass  # a tied tensor cannot be copied, but may hold a mean
+    try:
+        return scheme_for(group, size).fill
+    except Refusal as refusal:
+        raise Refusal(refusal.reason, way_out=refusal.way_out or _sizes_by_copies(group), code=refusal.code) from None
+
+
+def _fill_that_works(group: Group, size: int) -> str | None:
+    try:
+        return f"--fill {_default_fill(group, size)} does not"
+    except Refusal as refusal:
+        return refusal.way_out
+
+
+def _sizes_by_copies(group: Group) -> str | None:
+    kinds = {condition.kind for condition in group.conditions}
+    if kinds <= _EVENLY:
+        return f"widen to a multiple, by copies: {2 * group.size} and {3 * group.size} of the axis's {group.size} can"
+    if kinds <= {"groupnorm", "instancenorm"}:
+        return "widen by whole groups of the normalisation"
+    return None
+
+
+def _refuse_copies_of_tied(group: Group) -> None:
+    for member in group.stored:
+        if is_tied(member):
+            raise Refusal(
+                f"'{member.value.name}' both feeds and reads the channels, so copies cannot share it",
+                way_out="--untie gives each user its own",
+                code="tied",
+            )
 
 
 def _index_map(group: Group, size: int, fill: str, rng: np.random.Generator) -> IndexMap:

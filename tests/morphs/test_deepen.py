@@ -81,6 +81,9 @@ def test_the_layers_output_keeps_its_name_and_the_parent_stays_as_it_was(convolu
     child = plan_deepen(model, layer).apply(model).model
     assert layer.output.name in {value.name for node in child.graph for value in node.outputs}
     assert ir.to_proto(model).SerializeToString() == before
+    for method in ("mirror", "netmorph", "identity", "residual"):
+        frontier = plan_deepen(model, layer, method=method).apply(model).frontier
+        assert frontier and set(frontier) <= {value.name for node in model.graph for value in node.outputs}
     assert [value.name for value in child.graph.outputs] == [value.name for value in model.graph.outputs]
 
 

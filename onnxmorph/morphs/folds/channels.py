@@ -80,7 +80,9 @@ class _ChannelRule(Rule):
         text = f"{name}: {lost} of {drop.group.size} channels {what}"
         axes = {(member.value, member.axis) for member in drop.group.stored}
         users = {node for member in drop.group.members for node in member.value.consumers()}
-        finding = Finding(place, text, frozenset[object]((*axes, *users)), lambda: self._alone(view, drop))
+        finding = Finding(
+            place, text, frozenset[object](axes), lambda: self._alone(view, drop), frozenset[object](users)
+        )
         self._drops[finding] = drop
         return finding
 
@@ -134,7 +136,7 @@ class DuplicateRule(_ChannelRule):
             kept = np.unique(alike)
             counts = np.bincount(alike, minlength=group.size)[kept]
             kinds = {condition.kind for condition in group.conditions}
-            evenly = bool(np.all(counts == counts[0]))
+            evenly = bool(np.all(counts == counts[0])) and _fills_its_axes(group)
             if any(condition.order for condition in group.conditions) or not kinds <= (
                 _EVENLY if evenly else _EXTREMES
             ):
@@ -159,6 +161,14 @@ def _members(group: Group) -> list[Member] | None:
         if "contracted" in member.roles and len(member.roles) > 1:
             return None  # tied: what feeds the channels is what reads them
     return members if any("contracted" in member.roles for member in members) else None
+
+
+def _fills_its_axes(group: Group) -> bool:
+    """Whether no computed axis holds other channels beside the group's, which a mean would weigh against them."""
+    factors = group.coupled.factors
+    return all(
+        member.is_stored or bool(np.all(factors.coordinate(member.expr, group.atom) >= 0)) for member in group.members
+    )
 
 
 def _slices(group: Group, member: Member) -> Array:

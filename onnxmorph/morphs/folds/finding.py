@@ -68,14 +68,16 @@ class Finding:
     Attributes:
         place: Scope path, ``::``, and name of the value it is about: what a record finds it again by.
         text: What is found, for a person, in one line.
-        touches: Nodes (and, for channels, axes of tensors) that it reads or changes: findings of one sweep share none.
+        touches: Nodes (for channels, axes of tensors) that it reads or changes: findings of one sweep share none.
         edit: Carries it out, on the model it was found in.
+        near: Further nodes by which it counts as touching a layer.
     """
 
     place: str
     text: str
     touches: frozenset[object]
     edit: Callable[[], Edited]
+    near: frozenset[object] = frozenset()
 
 
 _LONGEST = 32

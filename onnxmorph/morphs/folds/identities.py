@@ -50,6 +50,8 @@ class IdentityRule(Rule):
 def _identity(view: View, layer: LinearLayer) -> Finding | None:
     if layer.in_channels != layer.out_channels or any(stride != 1 for stride in layer.strides):
         return None
+    if layer.input_axis != layer.output_axis:
+        return None  # a Gemm that transposes its input
     if layer.op == "ConvTranspose" and layer.pads is not None and any(layer.pads.output_padding):
         return None
     kernel = layer.kernel_array()
