@@ -3,6 +3,7 @@
 A channel is one index of a coupled group of axes (:mod:`onnxmorph.graph.axes`), so everything that holds it goes
 together: rows, biases, statistics, slopes, columns.
 
+* *Constant*: see :mod:`onnxmorph.morphs.folds.constant_channels`; counted as dead.
 * *Dead*: every tensor that reads it holds zeros there; or everything that feeds it is zero, and what stands between
   takes zero to zero.
 * *Duplicate*: every tensor that feeds it, or has a parameter for it, is for two channels the same to the last bit. They
@@ -17,15 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes import AxisEdit, Group, IndexMap, Member
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.constants import stored
-from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View
+from onnxmorph.morphs.folds.constant_channels import Constants, constants_of
+from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, rename_between
+from onnxmorph.morphs.folds.parameters import set_bias
 from onnxmorph.morphs.zeros import first_not_zero
 
 __all__ = ["DeadRule", "DuplicateRule"]
@@ -54,6 +59,7 @@ class _Drop:
     group: Group
     kept: Indices
     stands_for: Indices
+    constants: Constants | None = None
 
 
 class _ChannelRule(Rule):
@@ -68,8 +74,9 @@ class _ChannelRule(Rule):
         maps = {drop.group: IndexMap.keep(drop.group.size, drop.kept) for drop in drops}
         frontier = tuple(name for drop in drops for name in _frontier(drop.group))
         rewrite(view.model, maps, _added({drop.group: drop for drop in drops}))
+        made = [node for drop in drops for node in _into_biases(view, drop)]
         index_maps = {finding.place: maps[drop.group].to_json() for finding, drop in zip(findings, drops, strict=True)}
-        return Edited(frontier, (), (), index_maps)
+        return Edited(frontier, tuple(made), (), index_maps)
 
     def _finding(self, view: View, drop: _Drop, what: str) -> Finding | None:
         named = _where(view, drop.group)
@@ -88,7 +95,7 @@ class _ChannelRule(Rule):
 
     def _alone(self, view: View, drop: _Drop) -> Edited:
         rewrite(view.model, {drop.group: IndexMap.keep(drop.group.size, drop.kept)}, _added({drop.group: drop}))
-        return Edited(_frontier(drop.group))
+        return Edited(_frontier(drop.group), _into_biases(view, drop))
 
 
 class DeadRule(_ChannelRule):
@@ -98,6 +105,34 @@ class DeadRule(_ChannelRule):
 
     def find(self, view: View) -> Iterator[Finding]:
         """See :meth:`Rule.find`."""
+        found = list(self._without_effect(view))
+        # A constant changes biases, which other groups hold: one at a time, and only when nothing else is left.
+        yield from found or islice(self._constant(view), 1)
+
+    def _constant(self, view: View) -> Iterator[Finding]:
+        for group in view.table.all():
+            members = _members(group)
+            fed_zeros = None if members is None else _fed_zeros(group, members)
+            if members is None or fed_zeros is None or not fed_zeros.any():
+                continue
+            constants = attempt(
+                lambda group=group, members=members, fed_zeros=fed_zeros: (  # type: ignore[misc]
+                    constants_of(view, group, members, fed_zeros)
+                )
+            )
+            if constants is None:
+                continue
+            kept = np.flatnonzero(~constants.channels)
+            if not kept.size:
+                continue
+            stands_for = np.full(group.size, -1)
+            stands_for[kept] = kept
+            what = "are constant: into the next bias"
+            finding = self._finding(view, _Drop(group, kept, stands_for, constants), what)
+            if finding is not None:
+                yield finding
+
+    def _without_effect(self, view: View) -> Iterator[Finding]:
         for group in view.table.all():
             members = _members(group)
             if members is None:
@@ -213,6 +248,26 @@ def _always_zero(group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
         if not zero.any():
             return zero
     return zero if first_not_zero(group) is None else ~np.ones(group.size, dtype=bool)
+
+
+def _fed_zeros(group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
+    """Channels whose every row is zero, whatever their bias."""
+    zero = np.ones(group.size, dtype=bool)
+    rows = [member for member in members if "produced" in member.roles]
+    for member in rows:
+        zero &= ~np.any(_slices(group, member), axis=1)
+        if not zero.any():
+            break
+    return zero if rows else ~zero
+
+
+def _into_biases(view: View, drop: _Drop) -> tuple[ir.Node, ...]:
+    """What constant channels gave goes into the biases of the layers that read them."""
+    made: list[ir.Node] = []
+    for layer, bias in drop.constants.biases if drop.constants is not None else ():
+        made += set_bias(view.model, layer, bias) if layer.bias is not None or np.any(bias) else ()
+        rename_between(view.model, layer.node.outputs[0], layer.output.name or "")
+    return tuple(made)
 
 
 def _alike(group: Group, members: Sequence[Member]) -> Indices | None:
