@@ -110,6 +110,7 @@ def measure(
     moved_child: Array | None = None,
     input_scale: float = 1.0,
     unit: float = 0.0,
+    reach: float = 0.0,
 ) -> Measurement:
     """Distance of the child's value from the parent's, in units of the parent's noise.
 
@@ -121,6 +122,7 @@ def measure(
         moved_child: Value of the child with its weights moved by one rounding.
         input_scale: Largest magnitude among the inputs; the scale of rounding where the parent is exactly zero.
         unit: Relative error of one rounding where it is more than that of the arrays' type (models run upcast).
+        reach: Largest magnitude that the function behind the value has, where its rounding goes by that.
     """
     if parent is None or child is None:
         if parent is None and child is None:
@@ -141,7 +143,7 @@ def measure(
     if moved_child is not None and moved_child.shape != child.shape:
         moved_child = None
     runs = _Runs(parent, child, usable, again, moved_child)
-    return _measure_floating(runs, max(unit, unit_rounding(parent.dtype)), input_scale)
+    return _measure_floating(runs, max(unit, unit_rounding(parent.dtype)), input_scale, reach)
 
 
 def _equal(*, informative: bool = True, scale: float = 0.0, floor: float = 0.0) -> Measurement:
@@ -194,7 +196,7 @@ class _Runs:
     moved_child: Array | None
 
 
-def _measure_floating(runs: _Runs, unit: float, input_scale: float) -> Measurement:
+def _measure_floating(runs: _Runs, unit: float, input_scale: float, reach: float = 0.0) -> Measurement:
     reference = _wide(runs.parent)
     finite = np.isfinite(reference)
     magnitude = np.where(finite, np.abs(reference), 0.0)
@@ -216,7 +218,7 @@ def _measure_floating(runs: _Runs, unit: float, input_scale: float) -> Measureme
             difference = np.where(unstable, 0.0, difference)
             array[unstable] = 0.0
     informative = bool(finite.any())
-    floor = max([unit * scale, *(float(array.max()) for array in noise)])
+    floor = max([unit * max(scale, reach), *(float(array.max()) for array in noise)])
     if floor == 0.0:
         floor = unit * input_scale
     if child_noise is not None:
@@ -228,7 +230,7 @@ def _measure_floating(runs: _Runs, unit: float, input_scale: float) -> Measureme
     if not np.isfinite(max_abs):
         reason = "NaN or infinite in one model where the other is finite"
         return Measurement(max_abs, scale, floor, float("inf"), float("inf"), None, False, reason, informative)
-    channel_ratio, channel = _worst_channel(difference, noise, child_noise, magnitude, (unit, floor))
+    channel_ratio, channel = _worst_channel(difference, noise, child_noise, np.maximum(magnitude, reach), (unit, floor))
     return Measurement(max_abs, scale, floor, max_abs / floor, channel_ratio, channel, False, None, informative)
 
 

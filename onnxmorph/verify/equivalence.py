@@ -26,6 +26,7 @@ from onnxmorph.verify.compare import LIMIT, Array, record
 from onnxmorph.verify.faults import nearest_values, places, sample, summarise, try_faults
 from onnxmorph.verify.inputs import Feeds, InputPlan, InputSet, did_you_mean, read_inputs
 from onnxmorph.verify.noise import is_floating, moved_inputs, moved_weights, tensors
+from onnxmorph.verify.reach import reach
 from onnxmorph.verify.reference import Reference
 from onnxmorph.verify.runner import Running, Stage, Values
 from onnxmorph.verify.runtime import Provider
@@ -165,6 +166,7 @@ class _Verification:
         self.parent, self.child = parent, child
         self.request, self.certificate = request, certificate
         self.unit = unit
+        self.reach = reach(self.parent)
         self.changes: Changes = changes(parent, child)
         self.size = sum(tensor.nbytes for tensor in tensors(parent).values())
         self.asked = dict(_checked_frontier(parent, child, request.frontier))
@@ -335,7 +337,9 @@ class _Verification:
         """The parent's values, and its noise; ``None`` where it does not run or gives only NaN and infinity."""
         feeds = item.feeds
         try:
-            reference = Reference(feeds, names, self.parent_running.values(feeds, names), unit=self.unit)
+            reference = Reference(
+                feeds, names, self.parent_running.values(feeds, names), unit=self.unit, reach=self.reach
+            )
         except RuntimeFailure as failure:
             self.plan.dropped.append({"sizes": item.sizes, "inputs": item.description, "reason": str(failure)[:200]})
             return None

@@ -18,6 +18,7 @@ from onnxmorph.verify.noise import movable, set_tensor
 __all__ = ["SIZES", "FaultTrial", "Place", "nearest_values", "places", "plant", "sample", "summarise", "try_faults"]
 
 SIZES = (0.05, 0.02, 0.01)
+COARSE_SIZES = (0.25, 1.0)
 """Sizes of the planted faults: shares of the standard deviation of the weight's tensor."""
 
 _MOST_PLACES = 6
@@ -124,7 +125,15 @@ def try_faults(
     """
     trials: list[FaultTrial] = []
     blind: set[Place] = set()
-    for size in SIZES:
+    sizes = list(SIZES)
+    while sizes:
+        size = sizes.pop(0)
+        if size == SIZES[1] and trials and not _mostly_seen(trials, SIZES[0]):
+            # Coarse types see coarse faults: how coarse is worth knowing before the comparison is called blind.
+            sizes, blind = list(COARSE_SIZES[1:]), set()
+            size = COARSE_SIZES[0]
+        elif size == COARSE_SIZES[1] and _mostly_seen(trials, COARSE_SIZES[0]):
+            break
         for place in planted:
             if out_of_time() and trials:
                 return trials
@@ -145,13 +154,18 @@ def try_faults(
     return trials
 
 
+def _mostly_seen(trials: list[FaultTrial], size: float) -> bool:
+    seen = [trial.seen for trial in trials if trial.size == size]
+    return 2 * sum(seen) >= len(seen)
+
+
 def summarise(trials: list[FaultTrial]) -> tuple[float | None, list[str]]:
     """The smallest size at which every planted fault was seen, and what to warn of.
 
     Where no size was seen everywhere, the smallest seen at half of the places or more counts, with a warning.
     """
     warnings: list[str] = []
-    shares = {size: [trial.seen for trial in trials if trial.size == size] for size in SIZES}
+    shares = {size: [trial.seen for trial in trials if trial.size == size] for size in (*COARSE_SIZES, *SIZES)}
     shares = {size: seen for size, seen in shares.items() if seen}
     if not shares:
         return None, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,7 @@ class Reference:
         repeats: Runs of the same session on the same inputs.
         child: The child's values with its weights moved, once needed.
         unit: Relative error of one rounding where the models run in a wider type than their own.
+        reach: Per value the range by which its rounding is measured where that is wider than its own.
     """
 
     feeds: Feeds
@@ -38,6 +40,7 @@ class Reference:
     repeats: list[Values] = field(default_factory=list)
     moved_child: Values | None = None
     unit: float = 0.0
+    reach: Mapping[str, float] = field(default_factory=dict)
     escalated: bool = False
 
     def measure(self, name: str, child: Array | None, *, optimised: bool = False) -> Measurement:
@@ -51,6 +54,7 @@ class Reference:
             moved_child=self.moved_child.get(name) if self.moved_child is not None else None,
             input_scale=self.input_scale(),
             unit=self.unit,
+            reach=self.reach.get(name, 0.0),
         )
 
     def input_scale(self) -> float:

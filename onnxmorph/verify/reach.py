@@ -1,0 +1,48 @@
+"""Values whose rounding is that of a wider range than their own.
+
+Sigmoid, Tanh and Erf are computed by approximations good to about one unit in the last place *of one*: close to zero,
+as behind a detector's Sigmoid with a strongly negative bias, they move in steps of that size while their inputs move
+smoothly. What such values may differ by is told by the range of the function, not by their own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxmorph._ir import ir
+
+__all__ = ["reach"]
+
+_RANGES: Mapping[str, float] = {"Sigmoid": 1.0, "Tanh": 1.0, "Erf": 1.0}
+
+_CARRIES = frozenset(
+    {
+        *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Slice", "Split"),
+        *(
+            "Concat",
+            "Gather",
+            "GatherElements",
+            "GatherND",
+            "MaxPool",
+            "GlobalMaxPool",
+            "ReduceMax",
+            "ReduceMin",
+            "Dropout",
+        ),
+    }
+)
+"""Operators that give numbers they were given."""
+
+
+def reach(model: ir.Model) -> dict[str, float]:
+    """Per value of the main graph computed by such a function, or carried from one, the largest magnitude it can have."""
+    found: dict[str, float] = {}
+    for node in model.graph:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        span = _RANGES.get(node.op_type, 0.0)
+        if node.op_type in _CARRIES:
+            span = max((found.get(value.name or "", 0.0) for value in node.inputs if value is not None), default=0.0)
+        if span:
+            found.update((output.name, span) for output in node.outputs if output.name)
+    return found
