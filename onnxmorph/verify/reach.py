@@ -16,20 +16,8 @@ __all__ = ["reach"]
 _RANGES: Mapping[str, float] = {"Sigmoid": 1.0, "Tanh": 1.0, "Erf": 1.0}
 
 _CARRIES = frozenset(
-    {
-        *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Slice", "Split"),
-        *(
-            "Concat",
-            "Gather",
-            "GatherElements",
-            "GatherND",
-            "MaxPool",
-            "GlobalMaxPool",
-            "ReduceMax",
-            "ReduceMin",
-            "Dropout",
-        ),
-    }
+    "Identity Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Split Concat Gather GatherElements GatherND"
+    " MaxPool GlobalMaxPool ReduceMax ReduceMin Dropout".split()
 )
 """Operators that give numbers they were given."""
 
