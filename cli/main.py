@@ -99,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: The words after the program's name; default: those the process was started with.
     """
-    # Nearly all objects of a run live until it ends: looking for garbage among the nodes of a big graph every few hundred
-    # new ones takes as long as reading it.
+    # Nearly all objects of a run live until it ends: looking for garbage among the nodes of a big graph every few
+    # hundred new ones takes as long as reading it.
     gc.set_threshold(200_000, 50, 100)
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):

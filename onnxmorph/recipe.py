@@ -16,8 +16,8 @@
     on_refusal = "skip"                                      # default "fail": a layer that refuses fails the recipe
 
 Every key of a step that is not ``morph``, ``layers``, ``where`` or ``on_refusal`` is an option of the morph. Steps see
-the graph as the steps before have left it. Everything is carried out in memory, verified once at the end, and, when that
-fails, bisected to the first plan that broke it (:func:`first_wrong`).
+the graph as the steps before have left it. Everything is carried out in memory, verified once at the end, and, when
+that fails, bisected to the first plan that broke it (:func:`first_wrong`).
 """
 
 from __future__ import annotations

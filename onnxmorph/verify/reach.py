@@ -16,14 +16,17 @@ __all__ = ["reach"]
 _RANGES: Mapping[str, float] = {"Sigmoid": 1.0, "Tanh": 1.0, "Erf": 1.0}
 
 _CARRIES = frozenset(
-    "Identity Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Split Concat Gather GatherElements GatherND"
-    " MaxPool GlobalMaxPool ReduceMax ReduceMin Dropout".split()
+    {
+        *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile"),
+        *("Slice", "Split", "Concat", "Gather", "GatherElements", "GatherND"),
+        *("MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"),
+    }
 )
 """Operators that give numbers they were given."""
 
 
 def reach(model: ir.Model) -> dict[str, float]:
-    """Per value of the main graph computed by such a function, or carried from one, the largest magnitude it can have."""
+    """Per value of the main graph that such a function computes, or carried from one, the largest magnitude it has."""
     found: dict[str, float] = {}
     for node in model.graph:
         if node.domain not in ("", "ai.onnx"):
