@@ -258,6 +258,8 @@ class CoupledAxes:
                 follow(site)
         except Barrier as barrier:
             self._stop(site, barrier)
+        except RecursionError:
+            self._stop(site, Barrier(f"axes at {site.label} are refined too deeply", "too-deep"))
         except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             # Inputs, attributes or ranks that the operator does not allow: ONNX Runtime would refuse the model too.
             self._stop(site, Barrier(f"{site.label} is malformed ({error})", "malformed"))

@@ -67,7 +67,12 @@ class Factors:
 
     def sum(self, parts: Sequence[Expr]) -> Expr:
         """The axis whose segments are ``parts``, in order; empty segments vanish."""
-        kept = [part for part in parts if self.size(part) != 0]
+        kept: list[Expr] = []
+        for part in parts:
+            inner = self.factors(part)
+            nested = self.segments(inner[0]) if len(inner) == 1 else None
+            # Flat from the start: a dense block concatenates concatenations hundreds deep.
+            kept.extend(one for one in nested or [part] if self.size(one) != 0)
         if len(kept) == 1:
             return kept[0]
         sizes = [self.size(part) for part in kept]
@@ -182,6 +187,15 @@ class Factors:
             known *= self._atom_size(factor, None) or 1
         if size % known == 0:
             self._size[unknown[0]] = size // known
+
+    def _learn_segment(self, root: int, total: int) -> None:
+        """The one segment of unknown size has what the others leave."""
+        parts = self.segments(root) or []
+        sizes = [self.size(part) for part in parts]
+        unknown = [part for part, size in zip(parts, sizes, strict=True) if size is None]
+        left = total - sum(size or 0 for size in sizes)
+        if len(unknown) == 1 and left > 0:
+            self.learn(unknown[0], left)
 
     # ---- notes ----------------------------------------------------------------------------------------------------
 
@@ -483,6 +497,8 @@ class Factors:
             a, b = b, a
         if self._bound[a] is not None and b in set(self.leaves((a,))):
             return self._conflict((a,), (b,), where)
+        if self._bound[a] is not None and size_a is None and size_b is not None:
+            self._learn_segment(a, size_b)
         self._parent[b] = a
         if self._size[a] is None:
             self._size[a] = self._size[b]
@@ -596,7 +612,14 @@ class Factors:
 
     def placements(self, expr: Expr, atom: int) -> list[tuple[int, int]]:
         """Where an atom lies in an axis, as (offset, stride) of its index 0 and the step to its index 1."""
-        return [(offset, stride) for offset, stride, leaf in self._places(expr) if leaf == self.find(atom)]
+        return self.all_placements(expr).get(self.find(atom), [])
+
+    def all_placements(self, expr: Expr) -> dict[int, list[tuple[int, int]]]:
+        """`placements` of every free atom in an axis."""
+        out: dict[int, list[tuple[int, int]]] = {}
+        for offset, stride, leaf in self._places(expr):
+            out.setdefault(leaf, []).append((offset, stride))
+        return out
 
     def _places(self, expr: Expr) -> Iterator[tuple[int, int, int]]:
         stride = 1

@@ -65,17 +65,17 @@ class Group:
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """Every axis that holds the group, in the order of the graph."""
-        out: list[Member] = []
-        for value, axis, expr, use in self.entries:
-            roles = self.table.roles(value, axis, use, self.atom) if stored(value) is not None else frozenset[str]()
-            places = tuple(self.coupled.factors.placements(expr, self.atom))
-            out.append(Member(value, axis, expr, roles, places, use))
-        return tuple(out)
+        return tuple(self._member(*entry) for entry in self.entries)
 
-    @property
+    @cached_property
     def stored(self) -> tuple[Member, ...]:
         """The members that are tensors of the file."""
-        return tuple(member for member in self.members if member.is_stored)
+        return tuple(self._member(*entry) for entry in self.entries if stored(entry[0]) is not None)
+
+    def _member(self, value: ir.Value, axis: int, expr: Expr, use: Operand | None) -> Member:
+        is_stored = stored(value) is not None
+        roles = self.table.roles(value, axis, use, self.atom) if is_stored else frozenset[str]()
+        return Member(value, axis, expr, roles, self.table.placements(expr, self.atom), use)
 
     @property
     def pins(self) -> tuple[Pin, ...]:
@@ -170,6 +170,7 @@ class GroupTable:
     def __init__(self, coupled: CoupledAxes) -> None:
         self.coupled = coupled
         entries: dict[int, list[tuple[ir.Value, int, Expr, Operand | None]]] = defaultdict(list)
+        self._placed: dict[Expr, dict[int, list[tuple[int, int]]]] = {}
         found: dict[Expr, tuple[int, ...]] = {}
         for value, axis, expr, use in self._axes():
             leaves = found.get(expr)
@@ -209,7 +210,6 @@ class GroupTable:
 
     def roles(self, value: ir.Value, axis: int, use: Operand | None, atom: int) -> frozenset[str]:
         """What those who read an axis of a stored tensor, perhaps through Transpose, Cast and the like, use it for."""
-        factors = self.coupled.factors
         out: set[str] = set()
         seen: set[tuple[Operand, int | None]] = set()
         waiting: list[tuple[Operand, int | None]] = (
@@ -226,13 +226,23 @@ class GroupTable:
             for place, role, part in self.coupled.roles.get(operand, ()):
                 if axes is None or here not in (None, place):
                     continue
-                if factors.holds(axes[place] if part is None else part, atom):
+                if atom in self._places(axes[place] if part is None else part):
                     out.add(role)
             for output in node.outputs:
                 if self.coupled.is_constant(output):
                     after = _carried_axis(node, position, here)
                     waiting.extend((user, after) for user in self._users(output))
         return frozenset(out)
+
+    def placements(self, expr: Expr, atom: int) -> tuple[tuple[int, int], ...]:
+        """(offset, stride) of each place that an atom has in an axis."""
+        return tuple(self._places(expr).get(atom, ()))
+
+    def _places(self, expr: Expr) -> dict[int, list[tuple[int, int]]]:
+        known = self._placed.get(expr)
+        if known is None:
+            known = self._placed[expr] = self.coupled.factors.all_placements(expr)
+        return known
 
     def _users(self, value: ir.Value) -> list[Operand]:
         users = [(node, at) for node, at in value.uses()]
@@ -354,7 +364,7 @@ def decompose(
     factors = table.coupled.factors
     axes = table.coupled.axes(value)
     size = None if axes is None else factors.size(axes[axis])
-    if axes is None or size is None:
+    if axes is None or size is None or any(factors.size((leaf,)) is None for leaf in factors.leaves(axes[axis])):
         raise Refusal(f"axis {axis} of '{value.name}' has no size that is known", code="unknown-size")
     if index_map.parent_size != size:
         raise ValueError(f"a map of {index_map.parent_size} indices for an axis of {size}")
@@ -391,7 +401,7 @@ def _read_off(group: Group, expr: Expr, wanted: NDArray[np.int64]) -> IndexMap |
     kept = [int(one) for one in wanted if one >= 0 and inside[one] >= 0]
     if not kept:
         return None
-    for _, stride in factors.placements(expr, group.atom):
+    for _, stride in group.table.placements(expr, group.atom):
         # The row in which every other factor is as it is at the first index that is kept.
         row = kept[0] - stride * int(inside[kept[0]]) + stride * np.arange(group.size)
         if row[0] < 0 or row[-1] >= inside.size or not np.array_equal(inside[row], np.arange(group.size)):

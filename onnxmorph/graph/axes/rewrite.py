@@ -298,6 +298,8 @@ class _Change:
         for use in self.coupled.uses:
             if not isinstance(use, IndexUse) or not self._touches(use.axis):
                 continue
+            if any(self.before((leaf,)) is None for leaf in self.factors.leaves(use.axis)):
+                raise self._computed(use.node)
             sources = self.factors.gather(use.axis, self.sources)
             moved: dict[int, int] = {}
             for child, parent in enumerate(sources.tolist()):
@@ -334,6 +336,9 @@ class _Change:
 
     def _gather(self, members: Mapping[Group, Member], parent: Array, fill: Fill) -> Array:
         member = next(iter(members.values()))
+        if any(self.before((leaf,)) is None for leaf in self.factors.leaves(member.expr)):
+            text = f"a part of axis {member.axis} of '{member.value.name}' is of unknown size"
+            raise Refusal(text, code="unknown-size")
         sources = self.factors.gather(member.expr, self.sources)
         array = np.take(parent, np.maximum(sources, 0), axis=member.axis)
         new = sources < 0

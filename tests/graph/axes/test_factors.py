@@ -130,3 +130,10 @@ def test_a_cut_inside_rows_fixes_the_rows() -> None:
     assert [factors.size(part) for part in parts] == [6, 2]
     assert factors.notes(rows, Pin)
     assert [factors.size((leaf,)) for leaf in factors.leaves((inside,))] == [2, 2]
+
+
+def test_the_segment_of_unknown_size_has_what_the_others_leave() -> None:
+    factors = Factors()
+    unknown = factors.axis(None)
+    assert factors.unify(factors.sum([factors.axis(3), unknown]), factors.axis(8))
+    assert factors.size(unknown) == 5

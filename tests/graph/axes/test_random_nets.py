@@ -180,6 +180,7 @@ def check(seed: int, steps: int, dynamic: bool) -> None:
 @given(st.integers(0, 2**31), st.integers(2, 14), st.booleans())
 @example(1870, 12, False)  # shuffles that make an axis a product of one group with itself
 @example(572, 14, False)
+@example(4557, 19, True)  # a part whose size only the weight tells
 def test_random_nets(seed: int, steps: int, dynamic: bool) -> None:
     check(seed, steps, dynamic)
 

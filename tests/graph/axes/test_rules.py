@@ -149,3 +149,14 @@ def test_a_malformed_node_is_a_barrier_and_no_traceback() -> None:
 def test_no_case_and_no_rule_is_malformed() -> None:
     for case in CASES.values():
         assert CoupledAxes.of(case.build()).barriers == []
+
+
+def test_a_dense_block_hundreds_of_layers_deep() -> None:
+    net = nets.Net()
+    x, width = net.dense(net.input(["N", 4]), 4, 3), 3
+    for _ in range(200):
+        x, width = net.one("Concat", x, net.dense(x, width, 2), axis=1), width + 2
+    coupled = CoupledAxes.of(net.model(net.dense(x, width, 2)))
+    assert coupled.barriers == []
+    free = [group for group in nets.weighty(GroupTable(coupled)) if group.status == "free"]
+    assert len(free) == 201

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from onnxmorph.graph.axes.contents import Number
@@ -148,6 +149,11 @@ def _fail(site: Site, targets: list[_Target], rest: list[int]) -> None:
     text = f"{site.label} mixes factors {site.factors.text(tuple(rest))} that do not nest"
     note = Block("incompatible-axes", text)
     site.block(tuple(rest), note.kind, note.text)
+    total = site.size(tuple(rest))
+    known = math.prod(target.size or 1 for target in targets if target.axis is None)
+    inferred = [target for target in targets if target.axis is None and target.size is None]
+    if total is not None and len(inferred) == 1 and known and total % known == 0:
+        inferred[0].size = total // known
     for target in targets:
         if target.axis is not None:
             site.block(target.axis, note.kind, note.text)
