@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ class _Maker:
         self.initializers.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
         return name
 
-    def op(self, op: str, *inputs: str, **attributes: object) -> str:
+    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = f"{op.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
