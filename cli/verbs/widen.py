@@ -34,8 +34,8 @@ __all__ = ["command"]
 @click.option("--by", metavar="X", help="Or times the layer's own, such as 1.5: the next size that is possible.")
 @click.option(
     "--fill",
-    type=click.Choice(["zero-out", "zero-in", "replicate", "pair"]),
-    help="What new channels hold. [default: zero-out, or copies where the channels are normalised]",
+    type=click.Choice(["zero-out", "zero-in", "replicate", "pair", "mean"]),
+    help="What new channels hold. [default: zero-out, or what is exact where channels are normalised]",
 )
 @click.option(
     "--interface", is_flag=True, help="Also where the channels are the model's own output: its shape changes."

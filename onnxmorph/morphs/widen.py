@@ -11,7 +11,8 @@ fill                what feeds a new channel         what reads it              
 
 Reductions over the widened axis (LayerNorm, RMSNorm, Softmax, Mean ...) mix new channels with old ones. Copying *every*
 channel equally often leaves means, variances, maxima as they are, so a normalised axis is widened to a multiple of its
-size by copies; exact zeros leave sums and scalar products as they are. Everything else is refused with its reason.
+size by copies. Any other size needs a scheme (`onnxmorph.morphs.schemes`): ``mean``, whose new channels hold the mean
+of the old ones, for LayerNorm; ``zero-in`` for RMSNorm, sums and attention scores. The rest is refused with its reason.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from onnxmorph.graph.axes import (
     GroupTable,
     IndexMap,
     replicate,
-    resize,
     zero_out,
 )
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.demands import is_tied
+from onnxmorph.morphs.natural_units import resize_naturally, unit_of
 from onnxmorph.morphs.schemes import Scheme, scheme_for
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.zeros import first_not_zero
@@ -68,18 +69,7 @@ def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
     if layer.blocked is not None:
         return layer.blocked
     try:
-        size = layer.out_channels
-        for to in (size + 1, 2 * size):
-            try:
-                group, _ = resize(table, layer.output, layer.output_axis, to)
-            except Refusal as refusal:
-                if refusal.code != "size-step":
-                    raise
-                continue
-            if not group.conditions:
-                return None
-        group, new = resize(table, layer.output, layer.output_axis, 2 * size)
-        _fill_for(group, new, None)
+        _next_size(table, layer, layer.out_channels + 1, None, interface=False)
     except Refusal as refusal:
         return refusal
     return None
@@ -128,8 +118,7 @@ def plan_widen(
         raise SelectionError("give one of --to and --by")
     if by is not None:
         wanted = size * _factor(by)
-        group, new = _next_size(table, target, max(size + 1, math.ceil(wanted - 1e-9)), interface)
-        to = size + (new - group.size) * _step(table, target, group, size)
+        to = _next_size(table, target, max(size + 1, math.ceil(wanted - 1e-9)), fill, interface=interface)
     assert to is not None
     if to <= size:
         raise Refusal(
@@ -137,9 +126,10 @@ def plan_widen(
             way_out="to drop channels, shrink",
             code="not-wider",
         )
-    group, new = resize(table, target.output, target.output_axis, to, interface=interface)
+    group, new = resize_naturally(table, target, to, interface=interface)
     chosen = _fill_for(group, new, fill)
-    return WidenPlan(target.key, target.name, size, to, chosen, interface, seed)
+    unit = unit_of(group, new, target)
+    return WidenPlan(target.key, target.name, size, to, chosen, interface, seed, unit)
 
 
 @dataclass(frozen=True)
@@ -154,6 +144,7 @@ class WidenPlan(Plan):
         fill: One of :data:`FILLS`.
         interface: The model's signature may change.
         seed: Seed of what new channels hold and where they stand.
+        unit: What of the axis grows, in words, where the axis is more than channels: ``"heads 4 -> 6 of 16"``.
     """
 
     morph: ClassVar[str] = "widen"
@@ -165,6 +156,7 @@ class WidenPlan(Plan):
     fill: str
     interface: bool
     seed: int
+    unit: str = ""
 
     def options(self) -> dict[str, Any]:
         """See :meth:`Plan.options`."""
@@ -173,12 +165,14 @@ class WidenPlan(Plan):
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> WidenPlan:
         """The plan that :meth:`options` came from."""
-        return cls(*(options[name] for name in cls.__dataclass_fields__ if name != "morph"))
+        optional = {"unit": options.get("unit", "")}
+        return cls(*({**options, **optional}[name] for name in cls.__dataclass_fields__ if name != "morph"))
 
     def describe(self) -> str:
         """See :meth:`Plan.describe`."""
         signature = "; the model's signature changes" if self.interface else ""
-        return f"{self.name}: widen the output from {self.before} to {self.to} channels, {self.fill}{signature}"
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.name}: widen the output from {self.before} to {self.to} channels{unit}, {self.fill}{signature}"
 
     def edit(self, child: ir.Model) -> Change:
         """See :meth:`Plan.edit`."""
@@ -186,13 +180,14 @@ class WidenPlan(Plan):
         if layer.blocked is not None:
             raise layer.blocked
         table = coupled_groups(child)
-        group, size = resize(table, layer.output, layer.output_axis, self.to, interface=self.interface)
+        group, size = resize_naturally(table, layer, self.to, interface=self.interface)
         _fill_for(group, size, self.fill)
         rng = np.random.Generator(np.random.PCG64(self.seed))
         scheme = _scheme(group, size, self.fill)
         index_map = _index_map(group, size, self.fill, rng) if scheme is None else scheme.index_map(rng)
-        filling = (_filling(self.fill, group, index_map, self.seed) if scheme is None
-                   else scheme.filling(index_map, self.seed))
+        filling = (
+            _filling(self.fill, group, index_map, self.seed) if scheme is None else scheme.filling(index_map, self.seed)
+        )
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
             scheme.rescale(child)
@@ -216,13 +211,6 @@ def _axis_size(table: GroupTable, layer: LinearLayer) -> int:
     return size
 
 
-def _step(table: GroupTable, layer: LinearLayer, group: Group, size: int) -> int:
-    """How much wider the axis gets per index of ``group``."""
-    axes = table.coupled.axes(layer.output)
-    assert axes is not None
-    return (table.coupled.factors.size(axes[layer.output_axis], {group.atom: group.size + 1}) or size) - size
-
-
 def _factor(by: float | str) -> float:
     try:
         factor = float(str(by).removeprefix("x"))
@@ -233,18 +221,32 @@ def _factor(by: float | str) -> float:
     return factor
 
 
-def _next_size(table: GroupTable, layer: LinearLayer, size: int, interface: bool) -> tuple[Group, int]:
-    """The next size from ``size`` on that the constraints allow."""
-    last: Refusal | None = None
+def _next_size(table: GroupTable, layer: LinearLayer, size: int, fill: str | None, *, interface: bool) -> int:
+    """The next size from ``size`` on that the constraints allow and that ``fill`` reaches."""
+    first: Refusal | None = None
+    hopeless: set[int] = set()
     for to in range(size, size + _FARTHEST):
         try:
-            return resize(table, layer.output, layer.output_axis, to, interface=interface)
+            group, new = resize_naturally(table, layer, to, interface=interface)
         except Refusal as refusal:
             if refusal.code != "size-step":
                 raise
-            last = refusal
-    assert last is not None
-    raise last
+            first = first or refusal
+            continue
+        # What stands in the way of one size of a group stands in the way of the next, except of whole copies.
+        if group.atom in hopeless and new % group.size:
+            continue
+        try:
+            _fill_for(group, new, fill)
+        except Refusal as refusal:
+            if first is None or first.code == "size-step":
+                first = refusal
+            if refusal.code != "pair-odd":
+                hopeless.add(group.atom)
+            continue
+        return to
+    assert first is not None
+    raise first
 
 
 def _scheme(group: Group, size: int, fill: str) -> Scheme | None:
@@ -280,7 +282,8 @@ def _fill_for(group: Group, size: int, fill: str | None) -> str:
     bad = next((condition for condition in group.conditions if condition.kind not in allowed), None)
     if bad is not None:
         raise Refusal(
-            f"with {fill}, new channels change what is reduced: {bad.text}", way_out=_fill_that_works(group, size),
+            f"with {fill}, new channels change what is reduced: {bad.text}",
+            way_out=_fill_that_works(group, size),
             code=bad.kind,
         )
     if fill == "replicate":

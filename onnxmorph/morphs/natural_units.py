@@ -1,0 +1,71 @@
+"""What of a layer's output axis a group is, in words: heads, the size of a head, groups, a part of a concatenation."""
+
+from __future__ import annotations
+
+import contextlib
+
+from onnxmorph.errors import Refusal
+from onnxmorph.graph.axes import Group, GroupTable, resize
+from onnxmorph.graph.layers import LinearLayer
+
+__all__ = ["resize_naturally", "unit_of"]
+
+_SCORES = frozenset({"Softmax", "Attention", "MultiHeadAttention"})
+
+
+def resize_naturally(table: GroupTable, layer: LinearLayer, to: int, *, interface: bool = False) -> tuple[Group, int]:
+    """As `onnxmorph.graph.axes.resize`, but by whole heads where that meets ``to``.
+
+    Raises:
+        Refusal: No group of the axis may change, or none meets ``to``.
+    """
+    for group in table.of_axis(layer.output, layer.output_axis):
+        if group.size > 1 and group.refusal(interface=interface) is None and _are_heads(group):
+            with contextlib.suppress(Refusal):
+                return resize(table, layer.output, layer.output_axis, to, interface=interface, among=(group,))
+    return resize(table, layer.output, layer.output_axis, to, interface=interface)
+
+
+def unit_of(group: Group, size: int, layer: LinearLayer) -> str:
+    """What changes, such as ``"heads 4 -> 6 of 16"``; empty where the group is the whole axis.
+
+    Args:
+        group: The group that changes, one of those of the layer's output axis.
+        size: Its indices in the child.
+        layer: The layer.
+    """
+    factors = group.coupled.factors
+    axes = group.coupled.axes(layer.output)
+    if axes is None:
+        return ""
+    expr = axes[layer.output_axis]
+    whole = factors.size(expr) or 0
+    change = f"{group.size} -> {size}"
+    if factors.factors(expr) == [group.atom]:
+        return ""
+    places = factors.placements(expr, group.atom)
+    inner = min((stride for _, stride in places), default=1)
+    if inner > 1:
+        # One index of the group is a row of `inner` channels.
+        return f"{'heads' if _are_heads(group) else 'groups'} {change} of {inner}"
+    outer = [
+        other
+        for other in group.table.of_axis(layer.output, layer.output_axis)
+        if other is not group and any(stride > 1 for _, stride in factors.placements(expr, other.atom))
+    ]
+    heads = next((other for other in outer if _are_heads(other)), None)
+    if heads is not None:
+        return f"size of a head {change}, in each of {heads.size} heads"
+    rows = max(len(factors.coordinate(expr, group.atom)) // group.size, 1) if group.size else 1
+    used = int((factors.coordinate(expr, group.atom) >= 0).sum())
+    if used < whole:
+        return f"a part of the {whole}, {change}"
+    return f"{change} in each of {rows} parts"
+
+
+def _are_heads(group: Group) -> bool:
+    """Whether attention weights, one set for each, are computed for the group."""
+    return any(
+        (producer := member.value.producer()) is not None and producer.op_type in _SCORES and member.axis > 0
+        for member in group.members
+    )
