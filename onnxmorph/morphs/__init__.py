@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxmorph.graph.layers import LinearLayer
     from onnxmorph.morphs.activate import plan_activate
     from onnxmorph.morphs.deepen import plan_deepen
+    from onnxmorph.morphs.duplicate import plan_duplicate
     from onnxmorph.morphs.fold import plan_fold
     from onnxmorph.morphs.kernel import plan_kernel
     from onnxmorph.morphs.skip import plan_skip
@@ -29,6 +30,7 @@ __all__ = [
     "PLANNERS",
     "plan_activate",
     "plan_deepen",
+    "plan_duplicate",
     "plan_fold",
     "plan_from_record",
     "plan_kernel",
@@ -70,6 +72,7 @@ _PLACES = {
     "kernel": _Place("kernel", "plan_kernel", "KernelPlan", "check_kernel"),
     "subnet": _Place("subnet", "plan_subnet", "SubnetPlan", "check_subnet"),
     "skip": _Place("skip", "plan_skip", "SkipPlan"),
+    "duplicate": _Place("duplicate", "plan_duplicate", "DuplicatePlan"),
     "activate": _Place("activate", "plan_activate", "ActivatePlan", "check_activate"),
     "fold": _Place("fold", "plan_fold", "FoldPlan"),
 }
