@@ -16,7 +16,7 @@ taken, duplicates go where a mean or an extreme is taken over channels that are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -28,6 +28,7 @@ from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes import AxisEdit, Group, IndexMap, Member
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.constants import stored
+from onnxmorph.graph.scopes import subgraphs
 from onnxmorph.morphs.folds.constant_channels import Constants, constants_of
 from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, rename_between
 from onnxmorph.morphs.folds.parameters import set_bias
@@ -165,6 +166,8 @@ class DuplicateRule(_ChannelRule):
             members = _members(group)
             if members is None or not _made_from_members(group):
                 continue
+            if any("contracted" in member.roles and len(member.roles) > 1 for member in members):
+                continue  # tied: what feeds the channels is what reads them
             alike = _alike(group, members)
             if alike is None:
                 continue
@@ -193,8 +196,6 @@ def _members(group: Group) -> list[Member] | None:
         tensor = stored(member.value)
         if tensor is None or not tensor.dtype.is_floating_point():
             return None
-        if "contracted" in member.roles and len(member.roles) > 1:
-            return None  # tied: what feeds the channels is what reads them
     return members if any("contracted" in member.roles for member in members) else None
 
 
@@ -236,7 +237,7 @@ def _unread(group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
 def _always_zero(group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
     """Channels that are fed zeros and stay zero until they are read."""
     zero = np.ones(group.size, dtype=bool)
-    feeding = [member for member in members if "contracted" not in member.roles]
+    feeding = [member for member in members if member.roles != {"contracted"}]
     if not any("produced" in member.roles for member in feeding):
         return ~zero
     if any(condition.kind not in _ZEROS for condition in group.conditions):
@@ -303,9 +304,21 @@ def _made_from_members(group: Group) -> bool:
             if member.value.is_graph_input():
                 continue  # of a body or a function: what enters there is a member outside
             return False
-        if node.op_type.startswith(_RANDOM) or not any(value in holds for value in node.inputs):
+        if node.op_type.startswith(_RANDOM):
+            return False
+        if not any(value in holds for value in node.inputs) and not _made_inside(group, node, member.value, holds):
             return False
     return True
+
+
+def _made_inside(group: Group, node: ir.Node, value: ir.Value, holds: Collection[ir.Value]) -> bool:
+    """Whether a value comes out of a function or of the branches of an If, where its channels are members too."""
+    place = list(node.outputs).index(value)
+    function = group.coupled.model.functions.get(node.op_identifier())
+    if function is not None:
+        return function.outputs[place] in holds
+    bodies = [body for _, body in subgraphs(node)]
+    return node.op_type == "If" and bool(bodies) and all(body.outputs[place] in holds for body in bodies)
 
 
 def _where(view: View, group: Group) -> tuple[str, str] | None:

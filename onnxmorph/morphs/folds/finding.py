@@ -82,6 +82,10 @@ class Finding:
 
 _LONGEST = 32
 
+_TRIAL_SIZES = (64, 97)
+_TRIAL_STEP = 32
+"""Sizes given to open dims where shapes are tried: multiples of 32, then odd ones."""
+
 _KEEP_SHAPE = frozenset(
     {
         *("Abs", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
@@ -170,7 +174,36 @@ class View:
         left, right = self.shapes.shape(one), self.shapes.shape(other)
         if left is not None and left == right and None not in left:
             return True
-        return self._source(one) is self._source(other)
+        return self._source(one) is self._source(other) or self._same_on_trial(one, other)
+
+    @cached_property
+    def _trials(self) -> list[Shapes]:
+        """Shapes for some sizes of what is open, every name and every nameless axis another one."""
+        trials = []
+        for start in _TRIAL_SIZES:
+            named: dict[str, int] = {}
+            fixed: dict[str, list[int]] = {}
+            for value in self.model.graph.inputs:
+                if value.shape is None or not value.name or value.is_initializer():
+                    continue
+                sizes: list[int] = []
+                for place, dim in enumerate(value.shape):
+                    if isinstance(dim, int):
+                        sizes.append(dim)
+                        continue
+                    key = dim.value or f"{value.name} {place}"
+                    sizes.append(named.setdefault(key, start + _TRIAL_STEP * len(named)))
+                fixed[value.name] = sizes
+            trials.append(Shapes.of(self.model, fixed))
+        return trials
+
+    def _same_on_trial(self, one: ir.Value, other: ir.Value) -> bool:
+        """Whether two values have the same sizes on every trial; inference does not relate nameless ones."""
+        for shapes in self._trials:
+            left, right = shapes.shape(one), shapes.shape(other)
+            if left is None or left != right or not all(isinstance(size, int) for size in left):
+                return False
+        return True
 
     def _source(self, value: ir.Value) -> ir.Value:
         """A value further up that has the same sizes, whatever they are: through what keeps its input's shape."""
