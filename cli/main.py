@@ -24,13 +24,17 @@ VERBS: dict[str, str] = {
     "inspect": "List the layers of a model, and which morphs each of them takes.",
     "deepen": "Insert a layer after a layer.",
     "widen": "Give a layer more channels.",
+    "shrink": "Take channels from a layer.",
     "kernel": "Give a convolution a larger kernel.",
     "subnet": "Replace a layer by a small network.",
     "skip": "Add a short way between two layers.",
+    "duplicate": "Copy a residual block after itself.",
     "activate": "Make activations parametric.",
     "fold": "Fold what is linear, without effect, dead or double.",
     "apply": "Carry out a recipe of several morphs.",
     "verify": "Show that two models compute the same, or where they part.",
+    "diff": "Show what two models differ in.",
+    "replay": "Make a child again from its parent and its records.",
     "doctor": "Check the installation: versions, conflicts, providers that really work.",
 }
 """Verbs in the order of ``--help``, with their one line. The line stands here and in the verb's own help, so that

@@ -293,6 +293,8 @@ def _node_details(before: ir.Node, after: ir.Node) -> tuple[str, ...]:
     found = []
     if before.op_identifier() != after.op_identifier():
         found.append(f"was {before.op_type}, is {after.op_type}")
+    if before.name and after.name and before.name != after.name:
+        found.append(f"was called {before.name}")
     names = [*before.attributes, *(name for name in after.attributes if name not in before.attributes)]
     for name in names:
         old, new = before.attributes.get(name), after.attributes.get(name)

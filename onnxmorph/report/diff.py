@@ -1,0 +1,200 @@
+"""A difference of two models, as text, as Markdown with a Mermaid picture, and as a page of its own."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxmorph.diff import Diff, NodeChange, Picture, Shown, TensorChange
+from onnxmorph.errors import OnnxMorphError
+from onnxmorph.morphs import plan_from_record
+from onnxmorph.report.drawing import draw
+
+__all__ = ["as_html", "as_markdown", "as_text", "mermaid"]
+
+_MOST_ROWS = 200
+_COLOURS = {"added": "#cfe8cf", "removed": "#f4cccc", "changed": "#fbe9b7", "kept": "#eeeeee"}
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One part of a report: a table of rows, or lines of text where there are no headings."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def _sections(found: Diff) -> Iterator[_Section]:
+    before, after = found.totals
+    pairs = (
+        ("nodes", *found.node_counts),
+        ("parameters of layers", before.parameters, after.parameters),
+        ("numbers stored", before.stored, after.stored),
+        ("multiply-accumulates", before.macs, after.macs),
+    )
+    unknown = f" (unknown for {after.unknown} layers)" if after.unknown else ""
+    rows = [
+        (name, f"{one:,}", f"{two:,}" + (unknown if name.startswith("multiply") else ""), _growth(one, two))
+        for name, one, two in pairs
+        if one is not None and two is not None
+    ]
+    yield _Section("Size", ("", "parent", "child", ""), tuple(rows))
+    yield _Section("Morphs recorded", (), tuple((_told(record),) for record in found.records))
+    yield _Section("Interface", (), tuple((line,) for line in found.signature))
+    yield _Section("Settings", (), tuple((line,) for line in found.settings))
+    yield _Section("Nodes", ("", "operator", "name", "what changed"), tuple(map(_node_row, found.nodes)))
+    yield _Section(
+        "Stored tensors",
+        ("", "name", "parent", "child", "largest change"),
+        tuple(map(_tensor_row, found.tensors)),
+    )
+    yield _Section(
+        "Shapes of values",
+        ("name", "parent", "child"),
+        tuple((value.name, value.before, value.after) for value in found.values),
+    )
+
+
+def _growth(before: int, after: int) -> str:
+    if before == after:
+        return "the same"
+    return f"x{after / before:.3g}" if before else "new"
+
+
+def _told(record: Mapping[str, Any]) -> str:
+    """A record in words; of one that this version cannot read, what it is called."""
+    try:
+        return plan_from_record(record).describe()
+    except (OnnxMorphError, TypeError, ValueError, AttributeError):
+        return f"{record.get('morph', 'a morph without a name')} (a record that this version cannot read)"
+
+
+def _scoped(name: str, scope: str) -> str:
+    return f"{name} (in {scope})" if scope else name
+
+
+def _node_row(change: NodeChange) -> tuple[str, ...]:
+    return change.kind, change.op, _scoped(change.name, change.scope), "; ".join(change.details)
+
+
+def _tensor_row(change: TensorChange) -> tuple[str, ...]:
+    moved = "" if change.max_abs is None else f"{change.max_abs:.3g} of {change.largest:.3g}"
+    return change.kind, _scoped(change.name, change.scope), change.before or "", change.after or "", moved
+
+
+def _shown(found: Diff) -> Iterator[tuple[_Section, int]]:
+    """Sections that have something to say, with how many rows are left out."""
+    for section in _sections(found):
+        if section.rows:
+            kept = section.rows[:_MOST_ROWS]
+            yield _Section(section.title, section.headings, kept), len(section.rows) - len(kept)
+
+
+def as_text(found: Diff, table: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:
+    """For a terminal. ``table`` lays out headings and rows."""
+    parts = [found.summary()]
+    for section, left_out in _shown(found):
+        if section.headings:
+            body = table(section.headings, section.rows)
+        else:
+            body = "\n".join(row[0] for row in section.rows)
+        parts.append(f"{section.title}\n{body}" + (f"\nand {left_out} more" if left_out else ""))
+    return "\n\n".join(parts)
+
+
+# -- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def as_markdown(found: Diff, names: tuple[str, str] = ("parent", "child")) -> str:
+    """For a pull request or a step summary; the picture is a Mermaid flowchart."""
+    parts = [f"### {_md(names[0])} → {_md(names[1])}", _md(found.summary())]
+    for section, left_out in _shown(found):
+        more = f"\n\nand {left_out} more" if left_out else ""
+        if section.headings:
+            lines = [f"| {' | '.join(section.headings)} |", f"|{' --- |' * len(section.headings)}"]
+            lines += [f"| {' | '.join(map(_md, row))} |" for row in section.rows]
+        else:
+            lines = [f"* {_md(row[0])}" for row in section.rows]
+        parts.append(f"#### {section.title}\n\n" + "\n".join(lines) + more)
+        if section.title == "Nodes" and found.picture.nodes:
+            parts.append(f"```mermaid\n{mermaid(found.picture)}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _md(text: str) -> str:
+    """Text that Markdown leaves alone, on one line."""
+    escaped = re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", " ".join(text.split()).replace("&", "&amp;"))
+    return escaped.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def mermaid(picture: Picture) -> str:
+    """The picture as a Mermaid flowchart, added nodes green, changed ones yellow, removed ones red and dashed."""
+    lines = ["flowchart TD"]
+    for number, node in enumerate(picture.nodes):
+        lines.append(f'  n{number}["{_quoted(node)}"]:::{node.kind}')
+    for one, two, _ in picture.edges:
+        lines.append(f"  n{one} --> n{two}")
+    if picture.left_out:
+        lines.append(f'  more["{picture.left_out} more changed nodes are not shown"]')
+    for kind, colour in _COLOURS.items():
+        dashed = ",stroke-dasharray:4 3" if kind == "removed" else ""
+        lines.append(f"  classDef {kind} fill:{colour},stroke:#555,color:#111{dashed}")
+    return "\n".join(lines)
+
+
+def _quoted(node: Shown) -> str:
+    """A label in Mermaid's own escapes, so that no name can end it."""
+    name = node.name if len(node.name) <= 60 else f"...{node.name[-57:]}"
+    return "<br/>".join(
+        "".join(f"#{ord(letter)};" if letter in '"#<>&;`{}[]()|\\' or ord(letter) < 32 else letter for letter in text)
+        for text in (node.op, name)
+    )
+
+
+# -- HTML -------------------------------------------------------------------------------------------------------------
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1c1c1c; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; } th { font-weight: 600; }
+.added { background: #cfe8cf; } .removed { background: #f4cccc; } .changed { background: #fbe9b7; }
+.picture { overflow: auto; border: 1px solid #ddd; max-height: 80vh; }
+@media (prefers-color-scheme: dark) { body { background: #17191c; color: #e6e6e6; } td, th { border-color: #3a3d41; }
+  .added, .removed, .changed { color: #111; } .picture { background: #fff; } }
+""".strip()
+
+
+def as_html(found: Diff, names: tuple[str, str] = ("parent", "child")) -> str:
+    """A page of its own: no scripts, nothing loaded from elsewhere; the picture is drawn in it."""
+    title = f"{html.escape(names[0])} → {html.escape(names[1])}"
+    parts = [f"<h1>{title}</h1>", f"<p>{html.escape(found.summary())}</p>"]
+    for section, left_out in _shown(found):
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        if section.headings:
+            head = "".join(f"<th>{html.escape(heading)}</th>" for heading in section.headings)
+            body = "\n".join(f"<tr>{_cells(row)}</tr>" for row in section.rows)
+            parts.append(f"<table>\n<tr>{head}</tr>\n{body}\n</table>")
+        else:
+            parts.append("<ul>" + "".join(f"<li>{html.escape(row[0])}</li>" for row in section.rows) + "</ul>")
+        if left_out:
+            parts.append(f"<p>and {left_out} more</p>")
+        if section.title == "Nodes" and found.picture.nodes:
+            parts.append("<h2>Neighbourhood of what changed</h2>")
+            if found.picture.left_out:
+                parts.append(f"<p>{found.picture.left_out} more changed nodes are not shown</p>")
+            parts.append(f'<div class="picture">{draw(found.picture, _COLOURS)}</div>')
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+    )
+
+
+def _cells(row: Sequence[str]) -> str:
+    kind = f' class="{row[0]}"' if row[0] in ("added", "removed", "changed") else ""
+    return f"<td{kind}>{html.escape(row[0])}</td>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
