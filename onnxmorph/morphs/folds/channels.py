@@ -29,12 +29,12 @@ from onnxmorph.graph.axes import AxisEdit, Group, IndexMap, Member
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.constants import stored
 from onnxmorph.graph.scopes import subgraphs
-from onnxmorph.morphs.folds.constant_channels import Constants, constants_of
+from onnxmorph.morphs.folds.constant_channels import Constants, constants_of, numbers_of
 from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, rename_between
 from onnxmorph.morphs.folds.parameters import set_bias
 from onnxmorph.morphs.zeros import first_not_zero
 
-__all__ = ["DeadRule", "DuplicateRule"]
+__all__ = ["DeadRule", "Droppable", "DuplicateRule", "drop_channels", "droppable", "magnitudes"]
 
 Indices = NDArray[np.int64]
 
@@ -139,7 +139,7 @@ class DeadRule(_ChannelRule):
             if members is None:
                 continue
             unread = _unread(group, members)
-            zero = _always_zero(group, members)
+            zero = _always_zero(group, members) | _silenced(view, group, members)
             if not (unread | zero).any():
                 continue
             kept = np.flatnonzero(~(unread | zero))
@@ -196,7 +196,7 @@ def _members(group: Group) -> list[Member] | None:
         tensor = stored(member.value)
         if tensor is None or not tensor.dtype.is_floating_point():
             return None
-    return members if any("contracted" in member.roles for member in members) else None
+    return members
 
 
 def _fills_its_axes(group: Group) -> bool:
@@ -223,7 +223,7 @@ def _slices(group: Group, member: Member) -> Array:
 def _unread(group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
     """Channels that meet zeros wherever they are read."""
     dead = np.ones(group.size, dtype=bool)
-    if group.conditions:
+    if group.conditions or not any("contracted" in member.roles for member in members):
         return ~dead
     for member in members:
         if "contracted" not in member.roles:
@@ -251,6 +251,45 @@ def _always_zero(group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
     return zero if first_not_zero(group) is None else ~np.ones(group.size, dtype=bool)
 
 
+def _silenced(view: View, group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
+    """Channels by which two activations are multiplied with each other, one of which is zero there."""
+    never = np.zeros(group.size, dtype=bool)
+    if not group.conditions or any(condition.kind not in ("bilinear", "attention") for condition in group.conditions):
+        return never
+    products = [condition.operands for condition in group.conditions if condition.kind == "bilinear"]
+    if len(products) < len(group.conditions):
+        scored = _scored(group)
+        if scored is None:
+            return never
+        products += scored
+    numbers = numbers_of(view, group)
+    silent = ~never
+    for operands in products:
+        here = never.copy()
+        for name in operands:
+            zeros = [found == 0 for value, found in numbers.items() if value.name == name]
+            if name and zeros:
+                here |= np.logical_and.reduce(zeros)
+        silent &= here
+    for member in members:
+        if "contracted" in member.roles and silent.any():
+            silent &= ~np.any(_slices(group, member), axis=1)
+    return silent
+
+
+def _scored(group: Group) -> list[tuple[str, ...]] | None:
+    """Query and key of every Attention; ``None`` where the scale of one follows the size of a head."""
+    readers = dict.fromkeys(node for member in group.members for node in member.value.consumers())
+    scored = []
+    for node in readers:
+        if "Attention" not in node.op_type:
+            continue
+        if node.op_type != "Attention" or node.domain != "" or "scale" not in node.attributes:
+            return None
+        scored.append(tuple(value.name or "" for value in node.inputs[:2] if value is not None))
+    return scored or None
+
+
 def _fed_zeros(group: Group, members: Sequence[Member]) -> NDArray[np.bool_]:
     """Channels whose every row is zero, whatever their bias."""
     zero = np.ones(group.size, dtype=bool)
@@ -272,7 +311,9 @@ def _into_biases(view: View, drop: _Drop) -> tuple[ir.Node, ...]:
 
 
 def _alike(group: Group, members: Sequence[Member]) -> Indices | None:
-    """For every channel the first one that is fed the same, bit by bit; ``None`` where all differ."""
+    """For every channel the first one that is fed the same, bit by bit; ``None`` where all differ, or nothing reads."""
+    if not any("contracted" in member.roles for member in members):
+        return None
     label = np.zeros(group.size, dtype=np.int64)
     feeding = [member for member in members if "contracted" not in member.roles]
     if not any(member.roles & {"produced", "embedding"} for member in feeding):
@@ -376,3 +417,91 @@ class _Fill:
             if not bool(np.isfinite(summed.astype(np.float64)).all()):
                 raise Refusal(f"'{edit.member.value.name}' cannot hold the sum of its columns", code="fold-range")
             front[...] = summed
+
+
+# -- for who chooses the channels himself ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Droppable:
+    """Which channels of a group can go without a trace.
+
+    Attributes:
+        without_effect: bool, per channel: zero, or read by nothing.
+        alike: Per channel the first that holds the same; channels of one class can go but for one.
+        constant: bool, per channel: one number on every run, which the next biases can take.
+    """
+
+    without_effect: NDArray[np.bool_]
+    alike: Indices
+    constant: NDArray[np.bool_]
+
+
+def droppable(view: View, group: Group) -> Droppable:
+    """What is known of the channels of one group, which must be of ``view.table``."""
+    none, alone = np.zeros(group.size, dtype=bool), np.arange(group.size)
+    members = _members(group)
+    if members is None:
+        return Droppable(none, alone, none)
+    without = _unread(group, members) | _always_zero(group, members)
+    kinds = {condition.kind for condition in group.conditions}
+    alike = None
+    tied = any("contracted" in member.roles and len(member.roles) > 1 for member in members)
+    if not tied and kinds <= _EVENLY and _made_from_members(group) and not any(c.order for c in group.conditions):
+        alike = _alike(group, members)
+    if alike is not None and not kinds <= _EXTREMES:
+        # A mean stays as it is only where every channel was there equally often, and all copies go.
+        counts = np.bincount(alike, minlength=group.size)
+        counts = counts[counts > 0]
+        if not (counts == counts[0]).all() or not _fills_its_axes(group):
+            alike = None
+    fed_zeros = _fed_zeros(group, members) & ~without
+    found = attempt(lambda: constants_of(view, group, members, fed_zeros)) if fed_zeros.any() else None
+    constant = none if found is None else np.asarray(found.channels, dtype=bool)
+    return Droppable(without, alone if alike is None else alike, constant)
+
+
+def drop_channels(
+    view: View,
+    kept: Mapping[Group, Indices],
+    stands_for: Mapping[Group, Indices],
+    constant: Mapping[Group, NDArray[np.bool_]],
+) -> Edited:
+    """Drop the channels of groups that are not kept, in the view's model.
+
+    Args:
+        view: The model; stale afterwards.
+        kept: Per group of ``view.table`` the channels that stay, in order.
+        stands_for: Per group and channel the kept one that holds the same (itself where it stays), -1 for none. What
+            reads a channel that goes is added to what reads the one that stands for it.
+        constant: Per group and channel whether it goes into the next biases.
+
+    Raises:
+        Refusal: A constant channel cannot go into the biases.
+    """
+    drops = []
+    for group, channels in kept.items():
+        constants = None
+        if constant[group].any():
+            members = _members(group)
+            constants = None if members is None else constants_of(view, group, members, constant[group])
+            if constants is None or not np.array_equal(constants.channels, constant[group]):
+                raise Refusal("constant channels cannot go into the next biases", code="not-exact")
+        drops.append(_Drop(group, channels, stands_for[group], constants))
+    maps = {one.group: IndexMap.keep(one.group.size, one.kept) for one in drops}
+    frontier = tuple(name for one in drops for name in _frontier(one.group))
+    rewrite(view.model, maps, _added({one.group: one for one in drops}))
+    made = [node for one in drops for node in _into_biases(view, one)]
+    return Edited(frontier, tuple(made))
+
+
+def magnitudes(group: Group) -> NDArray[np.float64]:
+    """Per channel the norm of what feeds it times the norm of what reads it: how much of the model goes with it."""
+    squares = {"feeds": np.zeros(group.size), "reads": np.zeros(group.size)}
+    for member in group.stored:
+        tensor = stored(member.value)
+        side = "reads" if "contracted" in member.roles else "feeds"
+        if tensor is None or (side == "feeds" and not member.roles & {"produced", "embedding"}):
+            continue
+        squares[side] += np.square(_slices(group, member).astype(np.float64)).sum(axis=1)
+    return np.asarray(np.sqrt(squares["feeds"]) * np.sqrt(squares["reads"]))

@@ -21,7 +21,7 @@ from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.folds.finding import Array, View, attempt, passes_on
 from onnxmorph.morphs.folds.parameters import bias_or_zeros, rounded
 
-__all__ = ["Constants", "constants_of"]
+__all__ = ["Constants", "constants_of", "numbers_of"]
 
 _SAME_NUMBER = frozenset(
     {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"}
@@ -53,9 +53,7 @@ def constants_of(view: View, group: Group, members: Sequence[Member], fed_zeros:
     """
     if group.conditions or not fed_zeros.any():
         return None
-    numbers = _numbers(view, group)
-    if numbers is None:
-        return None
+    numbers = numbers_of(view, group)
     readers = _readers(view, members)
     if readers is None:
         return None
@@ -78,7 +76,7 @@ def constants_of(view: View, group: Group, members: Sequence[Member], fed_zeros:
     return Constants(able, tuple(biases))
 
 
-def _numbers(view: View, group: Group) -> dict[ir.Value, Array] | None:
+def numbers_of(view: View, group: Group) -> dict[ir.Value, Array]:
     """Per computed value of the group and channel its one number; NaN where there is none, or it is not known."""
     numbers: dict[ir.Value, Array] = {}
     held = {member.value for member in group.members}
@@ -103,6 +101,8 @@ def _numbers(view: View, group: Group) -> dict[ir.Value, Array] | None:
         here = numbers[source]
         if passes_on(node) or (node.op_type in _SAME_NUMBER and node.domain in ("", "ai.onnx")):
             numbers[value] = here
+        elif node.op_type in ("Mul", "Div") and (factor := _one_number(view, node)) is not None:
+            numbers[value] = here * factor if node.op_type == "Mul" else here / factor
         elif node.op_type == "BatchNormalization":
             numbers[value] = _normalised(group, node, here, unknown)
         else:
@@ -114,12 +114,31 @@ def _numbers(view: View, group: Group) -> dict[ir.Value, Array] | None:
     return numbers
 
 
+def _one_number(view: View, node: ir.Node) -> float | None:
+    """The one number other than 0 that a node multiplies its first input with, or divides it by."""
+    array = view.known(node.inputs[1]) if len(node.inputs) == 2 else None
+    if array is None or array.size != 1 or array.dtype.kind != "f":
+        return None
+    number = float(array.reshape(()))
+    return number if np.isfinite(number) and number != 0 else None
+
+
 def _own_bias(group: Group, layer: LinearLayer) -> Array | None:
-    """Per channel the bias of the layer that makes it, where the layer's output channels are the group's."""
-    if layer.out_channels != group.size:
+    """Per channel the bias of the layer that makes it, where its rows are zero; a channel of several rows has one."""
+    axes = group.coupled.axes(layer.output)
+    if axes is None:
+        return None
+    places = group.coupled.factors.coordinate(axes[layer.output_axis], group.atom)
+    if places.size != layer.out_channels:
         return None
     rows = layer.kernel_array().reshape(layer.out_channels, -1)
-    return np.where(np.any(rows, axis=1), np.nan, bias_or_zeros(layer))
+    given = np.where(np.any(rows, axis=1), np.nan, bias_or_zeros(layer))[places >= 0]
+    order = places[places >= 0]
+    low, high = np.full(group.size, np.inf), np.full(group.size, -np.inf)
+    with np.errstate(invalid="ignore"):  # a channel with a row that is not zero is NaN in both
+        np.minimum.at(low, order, given)
+        np.maximum.at(high, order, given)
+    return np.where(low == high, low, np.nan)
 
 
 def _normalised(group: Group, node: ir.Node, here: Array, unknown: Array) -> Array:

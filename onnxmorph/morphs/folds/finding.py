@@ -318,7 +318,7 @@ def attempt(find: Callable[[], Found | None]) -> Found | None:
 def _own_floats(layer: LinearLayer) -> bool:
     if layer.blocked is not None or layer.shared_with or layer.weight.quantized:
         return False
-    return layer.bias is None or not (layer.bias.quantized or layer.bias.overridable)
+    return layer.bias is None or not layer.bias.overridable
 
 
 # -- values that pass on other values --------------------------------------------------------------------------------
