@@ -138,6 +138,7 @@ def grow(
         "residual": child.residual,
         "certificate": None if delivered.certificate is None else delivered.certificate.to_json(),
         "notes": list(child.notes),
+        "morphism": child.is_morph,
     }
     if delivered.kept is not None:
         document["kept"] = delivered.kept
@@ -203,6 +204,10 @@ def _show(plans: Sequence[Plan], child: Child, delivered: Delivery) -> None:
         click.echo("not verified (--no-verify), as the child's metadata say")
     else:
         show(delivered.certificate)
+        if not child.is_morph:
+            click.echo(
+                "this is no morphism, as was allowed by --inexact: what is told above is how far the child is off"
+            )
     if delivered.path is not None:
         beside = f" and {delivered.data_path.name}" if delivered.data_path is not None else ""
         click.echo(f"written: {delivered.path}{beside}")

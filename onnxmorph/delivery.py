@@ -1,7 +1,8 @@
 """From a child in memory to a child on disk: what is put in place is, byte for byte, what was verified.
 
 The child is written beside its destination, loaded again from there, compared with its parent, given the certificate,
-and only then renamed into place. A child that is not equivalent leaves nothing behind, unless it was asked for.
+and only then renamed into place. A child that is not equivalent leaves nothing behind, unless it was asked for. Where
+somebody asked for a change that is no morphism, the certificate says so, and holds the difference that was measured.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ def deliver(
             seed=check.seed,
             frontier=_frontier(parent, child),
         )
-        if certificate.equivalent:
-            written.attach_certificate(travelling(certificate))
+        if certificate.equivalent or not child.is_morph:
+            measured = {} if child.is_morph else {"morphism": False}
+            written.attach_certificate({**travelling(certificate), **measured})
             written.commit()
             return Delivery(path, _data_path(path, written), certificate)
     if keep_failed is None:

@@ -68,6 +68,11 @@ class Plan(abc.ABC):
 
     morph: ClassVar[str]
 
+    @property
+    def is_morph(self) -> bool:
+        """Whether the child computes what its parent does; ``False`` only where somebody asked for less."""
+        return True
+
     @abc.abstractmethod
     def options(self) -> dict[str, Any]:
         """Every decision, resolved, as JSON values: what replays the plan on the same parent to the same child."""
@@ -115,6 +120,11 @@ class Child:
     def with_note(self, note: str) -> Child:
         """This child with one more thing that a user should know."""
         return replace(self, further_notes=(*self.further_notes, note))
+
+    @property
+    def is_morph(self) -> bool:
+        """Whether every plan was to keep what the model computes."""
+        return all(plan.is_morph for plan in self.plans)
 
     @property
     def factors(self) -> tuple[NewFactor, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxmorph.morphs.duplicate import plan_duplicate
     from onnxmorph.morphs.fold import plan_fold
     from onnxmorph.morphs.kernel import plan_kernel
+    from onnxmorph.morphs.shrink import plan_shrink
     from onnxmorph.morphs.skip import plan_skip
     from onnxmorph.morphs.subnet import plan_subnet
     from onnxmorph.morphs.widen import plan_widen
@@ -34,6 +35,7 @@ __all__ = [
     "plan_fold",
     "plan_from_record",
     "plan_kernel",
+    "plan_shrink",
     "plan_skip",
     "plan_subnet",
     "plan_widen",
@@ -69,6 +71,7 @@ class _Place:
 _PLACES = {
     "deepen": _Place("deepen", "plan_deepen", "DeepenPlan", "check_deepen"),
     "widen": _Place("widen", "plan_widen", "WidenPlan", "check_widen"),
+    "shrink": _Place("shrink", "plan_shrink", "ShrinkPlan"),
     "kernel": _Place("kernel", "plan_kernel", "KernelPlan", "check_kernel"),
     "subnet": _Place("subnet", "plan_subnet", "SubnetPlan", "check_subnet"),
     "skip": _Place("skip", "plan_skip", "SkipPlan"),
