@@ -405,9 +405,16 @@ def _place(layer: LinearLayer, method: str, phi: Activation, *, chosen: bool) ->
     follows = own is not None and own.output is not None and not layer.layout_before_activation
     if method == "residual":
         return ("after-activation" if follows else "after-layer"), False
-    if follows and not chosen and own is not None and own.idempotent and own.name == phi.name:
+    if follows and not chosen and own is not None and own.idempotent and _same_function(own, phi):
         return "after-activation", False
     return "after-layer", True
+
+
+def _same_function(own: Activation, phi: Activation) -> bool:
+    """Whether both compute the same; one whose parameters differ from channel to channel is no mean of them."""
+    return own.name == phi.name and all(
+        np.all(np.asarray(value) == np.asarray(phi.parameters.get(name))) for name, value in own.parameters.items()
+    )
 
 
 def _check_width(layer: LinearLayer, width: int, method: str, groups: int) -> None:

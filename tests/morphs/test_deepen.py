@@ -15,7 +15,7 @@ from onnxmorph.morphs import plan_deepen, plan_from_record
 from onnxmorph.morphs.deepen import parse_width
 from onnxmorph.plan import apply
 from tests.morphs.oracle import assert_same, from_proto
-from tests.zoo_graphs import Case, build, select
+from tests.zoo_graphs import Case, Net, build, select
 
 # A random op computes something else on every run, so no oracle can compare; sparse tensors are refused on load.
 _LEFT_OUT = {"topology/random_noise", "weights/behind_constant_sparse"}
@@ -187,3 +187,14 @@ def test_zero_kernels_are_deepened_to_the_last_bit(convolution: Any) -> None:
     model = from_proto(zero)
     child = plan_deepen(model, layers(model)[0]).apply(model)
     assert_same(zero, child.model, tolerance=0.0)
+
+
+def test_identity_depth_behind_slopes_of_0_and_1_does_not_take_their_mean() -> None:
+    net = Net(opset=17)
+    x = net.input("x", ["N", 4])
+    slopes = net.weight("slopes", np.array([0, 1, 0, 1, 1, 0], np.float32))
+    y = net.node("PRelu", [net.gemm(x, 6, 4), slopes], "act")
+    net.output(net.gemm(y, 3, 6, name="fc2"), ["N", 3])
+    proto = net.model()
+    parent = from_proto(proto)
+    assert_same(proto, plan_deepen(parent, "fc1", method="identity").apply(parent).model)
