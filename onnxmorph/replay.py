@@ -19,7 +19,7 @@ from onnxmorph._ir import ir
 from onnxmorph.diff import Diff, diff
 from onnxmorph.errors import ModelError, Refusal, SelectionError
 from onnxmorph.morphs import plan_from_record
-from onnxmorph.plan import Child
+from onnxmorph.plan import Child, apply
 from onnxmorph.records import PARENT_KEY, replace_records
 
 __all__ = ["Replay", "outstanding", "replay", "replay_child"]
@@ -115,21 +115,20 @@ def replay(parent: ir.Model, records: Sequence[Mapping[str, Any]]) -> Child:
         Refusal: A morph cannot be carried out on this parent; the reason names the step.
     """
     plans = [plan_from_record(record) for record in records]
-    model = files.clone(parent)
-    written = files.records(parent)
-    changes = []
+    child = Child(files.clone(parent), ())
     for number, (plan, record) in enumerate(zip(plans, records, strict=True), start=1):
         where = f"record {number} ({plan.morph})"
-        mark = {PARENT_KEY: files.content_hash(model)} if PARENT_KEY in record else {}
+        mark = {PARENT_KEY: files.content_hash(child.model)} if PARENT_KEY in record else {}
         try:
-            changes.append(plan.edit(model))
+            child = child.then(apply(child.model, [plan]))
         except Refusal as refusal:
             raise Refusal(f"{where}: {refusal.reason}", way_out=refusal.way_out, code=refusal.code) from refusal
         except _DAMAGE as error:
             raise ModelError(f"{where} is damaged: it cannot be carried out ({error})") from error
-        written.append({**plan.record(), **mark})
-    replace_records(model, written)
-    return Child(model, tuple(plans), tuple(changes))
+        if mark:
+            *before, last = files.records(child.model)
+            replace_records(child.model, [*before, {**last, **mark}])
+    return child
 
 
 def replay_child(child: ir.Model, parent: ir.Model) -> Replay:

@@ -70,7 +70,7 @@ def test_random_recipes_on_generated_models(name: str, steps: list[Draw]) -> Non
     child, told = carried_out(parent, steps)
     note(f"{name}: " + "; ".join(told))
     assert files.content_hash(parent) == before
-    assert_same(proto, child.model, tolerance=_tolerance(len(child.plans)))
+    assert_same(proto, child.model, tolerance=_tolerance(len(child.plans)), floor=0.1)
     again = replay(parent, files.records(child.model)).model
     assert files.content_hash(again) == files.content_hash(child.model)
     assert files.records(again) == files.records(child.model)
@@ -87,7 +87,7 @@ def test_random_recipes_are_folded_and_still_the_same(name: str, steps: list[Dra
         note(f"{name}: {refusal}")
         return
     note(f"{name}: " + "; ".join([*told, *(plan.describe() for plan in folded.plans)]))
-    assert_same(proto, folded.model, tolerance=_tolerance(len(child.plans) + len(folded.plans)))
+    assert_same(proto, folded.model, tolerance=_tolerance(len(child.plans) + len(folded.plans)), floor=0.1)
 
 
 EXPORTED = sorted(ZOO.glob("*.onnx")) if ZOO.is_dir() else []
