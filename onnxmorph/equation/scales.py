@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 __all__ = ["Scales", "balance", "target_ratio"]
 
-# (amplification up to which ratios of 1 are asked for, amplification never exceeded) by significant bits
+# (amplification up to which ratios of 1 are asked for, amplification never paid for a ratio) by significant bits
 _AMPLIFICATION = {53: (8.0, 32.0), 24: (8.0, 12.0), 11: (3.0, 12.0), 8: (3.0, 12.0)}
+# Amplification taken where even the limit would not bring the ratio near one.
+_QUIET = 1.0
 # Ratio that is asked for as long as the amplification allows.
 _LEAST_RATIO = 0.62
 # Energy of one null-space channel against an ordinary He channel: more would let a few directions dominate.
@@ -38,7 +40,10 @@ def target_ratio(amplification_at_one: float, bits: int) -> float:
     if amplification_at_one <= comfortable:
         return 1.0
     wanted = max(_LEAST_RATIO, math.sqrt(comfortable / amplification_at_one))
-    return min(wanted, math.sqrt(limit / amplification_at_one))
+    if wanted**2 * amplification_at_one <= limit:
+        return wanted
+    # He's scale is out of reach whatever is paid: then nothing is paid for a little less distance.
+    return math.sqrt(_QUIET / amplification_at_one)
 
 
 def balance(
