@@ -167,7 +167,8 @@ def _step(name: str, number: int, entry: Mapping[str, Any], seed: int) -> Step:
             f"{name}: step {number}: no morph {morph!r}{_nearest(str(morph), PLANNERS)}; there are {known}"
         )
     where_in = f"{name}: step {number} ({morph})"
-    accepted = [key for key in inspect.signature(PLANNERS[morph]).parameters if key not in ("model", "layer")]
+    parameters = inspect.signature(PLANNERS[morph]).parameters
+    accepted = [key for key in list(parameters)[1:] if parameters[key].kind is inspect.Parameter.KEYWORD_ONLY]
     options: dict[str, Any] = {"seed": seed} if "seed" in accepted else {}
     for key, value in entry.items():
         if key in _OWN_KEYS:
@@ -175,6 +176,7 @@ def _step(name: str, number: int, entry: Mapping[str, Any], seed: int) -> Step:
         if key not in accepted:
             raise RecipeError(f"{where_in}: no option {key!r}{_nearest(key, [*accepted, *_OWN_KEYS])}")
         options[key] = _kernel(where_in, key, value) if key in ("kernel", "to") else value
+        _check_kind(where_in, key, options[key], value, str(parameters[key].annotation))
     selected = entry.get("layers", "*")
     texts = [selected] if isinstance(selected, str) else selected
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
@@ -195,6 +197,8 @@ def _where(where_in: str, conditions: Any) -> Where:
             raise RecipeError(f"{where_in}: no condition {key!r}{_nearest(key, known)}")
         if key == "kernel":
             sizes = _kernel(where_in, key, value)
+            if isinstance(sizes, str):
+                raise RecipeError(f'{where_in}: kernel must be a size such as 3 or "3x5", not {value!r}')
             values[key] = (sizes,) if isinstance(sizes, int) else tuple(sizes)
         elif key == "position":
             places = value if isinstance(value, list) else [value]
@@ -224,8 +228,31 @@ def _kernel(where_in: str, key: str, value: Any) -> Any:
     raise RecipeError(f'{where_in}: {key} must be a number, a text such as "3x5" or a list, not {value!r}')
 
 
+def _check_kind(where_in: str, key: str, value: Any, written: Any, annotation: str) -> None:
+    """Whether a value is of a kind that the morph takes for this option, as its signature says."""
+    kinds = [_KINDS[part.strip()] for part in annotation.split("|") if part.strip() in _KINDS]
+    if kinds and not any(fits(value) for _, fits in kinds):
+        raise RecipeError(f"{where_in}: {key} must be {' or '.join(kind for kind, _ in kinds)}, not {written!r}")
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", _is_integer),
+    "float": ("a number", lambda value: _is_integer(value) or isinstance(value, float)),
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "Collection[str]": (
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    ),
+    "Sequence[int]": (
+        "a list of whole numbers",
+        lambda value: isinstance(value, (list, tuple)) and all(_is_integer(item) for item in value),
+    ),
+}
 
 
 def _nearest(text: str, known: Sequence[str] | Mapping[str, Any]) -> str:
