@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxmorph.morphs import (
         plan_activate,
         plan_deepen,
+        plan_duplicate,
         plan_fold,
         plan_from_record,
         plan_kernel,
@@ -55,6 +56,7 @@ __all__ = [
     "load",
     "plan_activate",
     "plan_deepen",
+    "plan_duplicate",
     "plan_fold",
     "plan_from_record",
     "plan_kernel",
@@ -73,6 +75,7 @@ _HOMES = {
     "morphs": (
         "plan_activate",
         "plan_deepen",
+        "plan_duplicate",
         "plan_fold",
         "plan_from_record",
         "plan_kernel",
