@@ -246,3 +246,19 @@ def test_an_activation_at_the_end_of_one_unit_only_would_change_what_the_next_gi
 def test_numbers_of_copies_have_bounds() -> None:
     with pytest.raises(SelectionError, match="0 copies"):
         plan_duplicate(from_proto(_resnet()), "layer1.0.conv1", times=0)
+
+
+@pytest.mark.parametrize("order", ["shift last", "scale last"])
+def test_a_normalisation_spelled_out_at_the_end_of_a_branch_adds_nothing(order: str) -> None:
+    net = Net()
+    x = net.input("x", ["N", 4, "H", "W"])
+    y = net.relu(net.conv(x, 6, 4, pads=[1, 1, 1, 1], bias=False))
+    y = net.conv(y, 4, 6, name="conv2", pads=[1, 1, 1, 1], bias=False)
+    steps = [("Mul", "gain"), ("Add", "shift")]
+    for op, name in steps if order == "shift last" else steps[::-1]:
+        y = net.node(op, [y, net.weight(name, net.draw(4, 1, 1))], f"{name}ed")
+    y = net.node("Add", [x, y], "sum")
+    net.output(net.conv(y, 2, 4, (1, 1), name="head"), ["N", 2, "H", "W"])
+    child = _duplicated(net.model(), "conv1")
+    shift = child.graph.initializers["shift.copy"].const_value
+    assert shift is not None and not np.any(shift.numpy())
