@@ -53,7 +53,8 @@ class Change:
         residual: Relative residual of the morphism equation on the stored factors; 0 where nothing was solved.
         frontier: Names of values at the border of the changed region; each keeps its meaning from parent to child.
         notes: Things a user should know, one sentence each.
-        index_maps: Per axis that changed its width, where its indices come from, as JSON.
+        index_maps: Per stored tensor of the child that was rewritten, where the indices of its axes come from, as JSON:
+            ``{name: {"parent": name, "axes": {axis: {"parent_size": n, "sources": [...]}}}}``; -1 is new.
     """
 
     factors: tuple[NewFactor, ...] = ()
@@ -160,6 +161,9 @@ def apply(parent: ir.Model, plans: Sequence[Plan]) -> Child:
     child = files.clone(parent)
     changes = []
     for plan in plans:
-        changes.append(plan.edit(child))
+        change = plan.edit(child)
         files.add_record(child, plan.record())
+        if change.index_maps:
+            files.add_index_maps(child, change.index_maps)
+        changes.append(change)
     return Child(child, tuple(plans), tuple(changes))

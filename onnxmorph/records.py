@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxmorph._ir import ir
@@ -23,6 +27,7 @@ __all__ = [
     "certificate_of",
     "content_hash",
     "drop_certificate",
+    "index_maps",
     "mark_parent",
     "records",
     "replace_records",
@@ -31,6 +36,7 @@ __all__ = [
 
 RECORD_KEY = "onnxmorph.record"
 CERTIFICATE_KEY = "onnxmorph.certificate"
+INDEX_MAPS_KEY = "onnxmorph.index_maps"
 PARENT_KEY = "parent"
 """In the first record of a growth: the content hash of the model that was grown."""
 
@@ -98,6 +104,61 @@ def mark_parent(child: ir.Model, parent: ir.Model) -> None:
     if first < len(entries) and PARENT_KEY not in entries[first]:
         entries[first][PARENT_KEY] = content_hash(parent)
         replace_records(child, entries)
+
+
+def add_index_maps(model: ir.Model, maps: Mapping[str, Any]) -> None:
+    """Keep the index maps of the record that was added last: per tensor and axis where its indices come from.
+
+    They are kept compactly: maps that are the same once, the sources as compressed 32-bit integers.
+
+    Args:
+        model: The child, changed in place.
+        maps: ``{tensor: {"parent": name, "axes": {axis: {"parent_size": n, "sources": [...]}}}}``.
+    """
+    packed: dict[tuple[int, str], int] = {}
+    tensors: dict[str, Any] = {}
+    for name, entry in maps.items():
+        axes = {}
+        for axis, one in entry["axes"].items():
+            data = zlib.compress(np.asarray(one["sources"], dtype="<i4").tobytes(), 9)
+            key = (int(one["parent_size"]), base64.b64encode(data).decode("ascii"))
+            axes[axis] = packed.setdefault(key, len(packed))
+        tensors[name] = [entry["parent"], axes]
+    entry = {"record": len(records(model)) - 1, "maps": [list(key) for key in packed], "tensors": tensors}
+    kept = _json_of(model, INDEX_MAPS_KEY)
+    model.metadata_props[INDEX_MAPS_KEY] = as_json([*(kept if isinstance(kept, list) else ()), entry])
+
+
+def index_maps(model: ir.Model) -> list[dict[str, Any]]:
+    """The index maps of every record that changed a width, oldest first.
+
+    Returns:
+        ``{"record": place in `records`, "morph": its name, "tensors": maps}`` each, the maps as `add_index_maps` takes
+        them. What follows the first record's child follows the second's by the second entry, and so on.
+
+    Raises:
+        ModelError: The metadata is there but damaged.
+    """
+    kept, grown = _json_of(model, INDEX_MAPS_KEY), records(model)
+    out: list[dict[str, Any]] = []
+    try:
+        for entry in kept or ():
+            sources = [
+                {
+                    "parent_size": int(size),
+                    "sources": np.frombuffer(zlib.decompress(base64.b64decode(data)), dtype="<i4").tolist(),
+                }
+                for size, data in entry["maps"]
+            ]
+            tensors = {
+                name: {"parent": parent, "axes": {axis: sources[place] for axis, place in axes.items()}}
+                for name, (parent, axes) in entry["tensors"].items()
+            }
+            record = int(entry["record"])
+            out.append({"record": record, "morph": grown[record].get("morph"), "tensors": tensors})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+        raise ModelError(f"the metadata {INDEX_MAPS_KEY!r} of the model is damaged: {error}") from error
+    return out
 
 
 def certificate_of(model: ir.Model) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ..talk import Talk
 
 if TYPE_CHECKING:
     from onnxmorph.errors import Refusal
+    from onnxmorph.graph.axes import Group
     from onnxmorph.graph.summary import Port, Row, Summary
 
 __all__ = ["command"]
@@ -23,13 +25,32 @@ Answers = Sequence[Mapping[str, "Refusal | None"]]
 
 @click.command(name="inspect", short_help="List the layers of a model, and which morphs each of them takes.")
 @model_argument("model")
+@click.option(
+    "--group",
+    "of_layer",
+    metavar="LAYER",
+    help="Show instead what is coupled with the output channels of a layer: what would be widened or shrunk with it.",
+)
+@click.option(
+    "--index-maps",
+    is_flag=True,
+    help="Give instead, as JSON, where the entries of a grown model's tensors come from in its parent's.",
+)
 @talk_options
-def command(*, model: Path, talk: Talk) -> None:
+def command(*, model: Path, of_layer: str | None, index_maps: bool, talk: Talk) -> None:
     """List the layers of a model, and which morphs each of them takes.
 
     The number, the name, or a part of the name of a layer is what other verbs take as LAYER. MACs are
     multiply-accumulates for one sample.
     """
+    if of_layer is not None and index_maps:
+        raise click.UsageError("give one of --group and --index-maps", click.get_current_context(silent=True))
+    if index_maps:
+        _give_index_maps(model, talk)
+        return
+    if of_layer is not None:
+        _show_groups(model, of_layer, talk)
+        return
     with talk.step("loading"):
         from onnxmorph import model as files
         from onnxmorph.graph.summary import summarise
@@ -45,6 +66,73 @@ def command(*, model: Path, talk: Talk) -> None:
         talk.note(note)
     document = _document(model, summary, answers, grown)
     talk.result(document, lambda: _show(model, summary, answers, list(MORPHS), grown))
+
+
+def _give_index_maps(path: Path, talk: Talk) -> None:
+    with talk.step("loading"):
+        from onnxmorph import model as files
+
+        document = {"index_maps": files.index_maps(files.load(path))}
+    talk.result(document, lambda: click.echo(json.dumps({"schema": 1, **document})))
+
+
+def _show_groups(path: Path, of_layer: str, talk: Talk) -> None:
+    with talk.step("loading"):
+        from onnxmorph import model as files
+        from onnxmorph.graph.axes import groups_of
+        from onnxmorph.graph.layers import layers
+        from onnxmorph.graph.select import select_one
+        from onnxmorph.morphs.widen import coupled_groups
+
+        loaded = files.load(path)
+    with talk.step("reading the graph"):
+        layer = select_one(layers(loaded), of_layer)
+        table = coupled_groups(loaded)
+        groups = groups_of(table, layer.output, layer.output_axis)
+        axes = table.coupled.axes(layer.output)
+        text = "" if axes is None else table.coupled.factors.text(axes[layer.output_axis])
+    document = {
+        "layer": layer.name,
+        "value": layer.output.name,
+        "axis": layer.output_axis,
+        "factors": text,
+        "groups": [_group(group) for group in groups],
+    }
+
+    def show() -> None:
+        click.echo(f"{layer.name}: output '{layer.output.name}' axis {layer.output_axis}, {text}")
+        for group in groups:
+            click.echo()
+            click.echo(group.describe())
+
+    talk.result(document, show)
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "size": group.size,
+        "status": group.status,
+        **{
+            name: [{"kind": note.kind, "text": note.text} for note in dict.fromkeys(notes)]
+            for name, notes in (
+                ("blocks", group.blocks),
+                ("pins", group.pins),
+                ("conditions", group.conditions),
+                ("constraints", group.constraints),
+            )
+        },
+        "members": [
+            {
+                "tensor": member.value.name,
+                "axis": member.axis,
+                "size": group.coupled.factors.size(member.expr),
+                "stored": member.is_stored,
+                "roles": sorted(member.roles),
+                "places": [{"offset": offset, "stride": stride} for offset, stride in member.placements],
+            }
+            for member in group.members
+        ],
+    }
 
 
 def _document(path: Path, summary: Summary, answers: Answers, grown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

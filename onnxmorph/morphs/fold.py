@@ -228,6 +228,8 @@ class _Folder:
         self.plans.append(plan)
         self.changes.append(Change((), 0.0, names, edited.notes, edited.index_maps))
         files.add_record(self.model, plan.record())
+        if edited.index_maps:
+            files.add_index_maps(self.model, edited.index_maps)
         if self._around is not None and any(self._around & (one.touches | one.near) for one in sweep):
             self._around.update(edited.nodes)
         return True

@@ -40,6 +40,7 @@ from onnxmorph.graph.axes import (
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.demands import is_tied
+from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
 from onnxmorph.morphs.schemes import Scheme, scheme_for
 from onnxmorph.morphs.target import find_layer, layer_by_key
@@ -188,14 +189,14 @@ class WidenPlan(Plan):
         filling = (
             _filling(self.fill, group, index_map, self.seed) if scheme is None else scheme.filling(index_map, self.seed)
         )
+        tensor_maps, frontier = TensorMaps({group: index_map}), _frontier(group)
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
             scheme.rescale(child)
         notes = [f"widened with it: {', '.join(written.tensors)}"] if len(written.tensors) > 1 else []
         if self.interface:
             notes.append("the model's signature has changed")
-        record = {name: index_map.to_json() for name in [f"{layer.output.name} axis {layer.output_axis}"]}
-        return Change((), 0.0, _frontier(group), tuple(notes), index_maps=record)
+        return Change((), 0.0, frontier, tuple(notes), index_maps=tensor_maps.to_json())
 
 
 def coupled_groups(model: ir.Model) -> GroupTable:

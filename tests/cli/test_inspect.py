@@ -90,3 +90,25 @@ def test_a_truncated_model_is_no_model(run: Run, folder: Path) -> None:
     whole = (folder / "digits_cnn.onnx").read_bytes()
     (folder / "short.onnx").write_bytes(whole[: len(whole) // 2])
     assert run("inspect", "short.onnx").code == 4
+
+
+def test_a_group_is_printed_before_anything_is_cut(run: Run, folder: Path) -> None:
+    ended = run("inspect", "digits_cnn.onnx", "--group", "conv2")
+    assert ended.code == 0 and "group of 24 indices, free" in ended.out and "conv3" in ended.out
+    document = run("inspect", "digits_cnn.onnx", "--group", "conv2", "--json").document
+    (group,) = document["groups"]
+    assert group["size"] == 24 and group["status"] == "free"
+    assert any("contracted" in member["roles"] for member in group["members"])
+    pinned = run("inspect", "digits_cnn.onnx", "--group", "classifier", "--json").document["groups"][0]
+    assert pinned["status"] == "pinned" and pinned["pins"][0]["kind"] == "graph-output"
+    assert run("inspect", "digits_cnn.onnx", "--group", "conv22").code == 2
+
+
+def test_index_maps_are_told_as_json(run: Run, folder: Path) -> None:
+    assert run("widen", "digits_cnn.onnx", "--layer", "conv2", "--by", "1.5", "--no-verify", "-o", "w.onnx").code == 0
+    document = run("inspect", "w.onnx", "--index-maps").document
+    (entry,) = document["index_maps"]
+    assert entry["morph"] == "widen" and document["schema"] == 1
+    assert all(len(one["sources"]) == 36 for maps in entry["tensors"].values() for one in maps["axes"].values())
+    assert run("inspect", "digits_cnn.onnx", "--index-maps").document["index_maps"] == []
+    assert run("inspect", "w.onnx", "--index-maps", "--group", "conv2").code == 2

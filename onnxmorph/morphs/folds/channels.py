@@ -32,6 +32,7 @@ from onnxmorph.graph.scopes import subgraphs
 from onnxmorph.morphs.folds.constant_channels import Constants, constants_of, numbers_of
 from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, rename_between
 from onnxmorph.morphs.folds.parameters import set_bias
+from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.zeros import first_not_zero
 
 __all__ = ["DeadRule", "Droppable", "DuplicateRule", "drop_channels", "droppable", "magnitudes"]
@@ -74,9 +75,10 @@ class _ChannelRule(Rule):
         drops = [self._drops[finding] for finding in findings]
         maps = {drop.group: IndexMap.keep(drop.group.size, drop.kept) for drop in drops}
         frontier = tuple(name for drop in drops for name in _frontier(drop.group))
+        tensor_maps = TensorMaps(maps)
         rewrite(view.model, maps, _added({drop.group: drop for drop in drops}))
+        index_maps = tensor_maps.to_json()
         made = [node for drop in drops for node in _into_biases(view, drop)]
-        index_maps = {finding.place: maps[drop.group].to_json() for finding, drop in zip(findings, drops, strict=True)}
         return Edited(frontier, tuple(made), (), index_maps)
 
     def _finding(self, view: View, drop: _Drop, what: str) -> Finding | None:
@@ -490,9 +492,11 @@ def drop_channels(
         drops.append(_Drop(group, channels, stands_for[group], constants))
     maps = {one.group: IndexMap.keep(one.group.size, one.kept) for one in drops}
     frontier = tuple(name for one in drops for name in _frontier(one.group))
+    tensor_maps = TensorMaps(maps)
     rewrite(view.model, maps, _added({one.group: one for one in drops}))
+    index_maps = tensor_maps.to_json()
     made = [node for one in drops for node in _into_biases(view, one)]
-    return Edited(frontier, tuple(made))
+    return Edited(frontier, tuple(made), (), index_maps)
 
 
 def magnitudes(group: Group) -> NDArray[np.float64]:

@@ -52,7 +52,7 @@ class Edited:
         frontier: Names of values at the border of what changed.
         nodes: Nodes that are new.
         notes: Things a user should know.
-        index_maps: Per axis that lost indices, where those that stay come from.
+        index_maps: Per stored tensor that lost indices, where those that stay come from; see :class:`Change`.
     """
 
     frontier: tuple[str, ...] = ()
