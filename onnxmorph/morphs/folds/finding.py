@@ -243,6 +243,8 @@ class View:
     def _maker(self, value: ir.Value) -> LinearLayer | None:
         """The layer whose output a value is, or is an element-wise function of."""
         for _ in range(_LONGEST):
+            if value in self.by_output:
+                return self.by_output[value]
             node = value.producer()
             if node is None or node.domain not in ("", "ai.onnx"):
                 return None
