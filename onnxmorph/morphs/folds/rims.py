@@ -113,11 +113,14 @@ def _turned(rim: Rim) -> Rim:
 def _kept_by_itself(layer: LinearLayer, rim: Rim) -> Rim:
     """What may go where SAME pads by input size: evenly from both ends, while what stays still spans the stride."""
     assert layer.pads is not None
-    if layer.pads.output_shape is not None:
-        return ((0, 0),) * len(rim)
+    explicit = layer.pads.explicit
+    if layer.pads.output_shape is not None and explicit is None:
+        return ((0, 0),) * len(rim)  # how much is cropped follows from an input size that is not known
     even = []
     for axis, (before, after) in enumerate(rim):
         less = min(before, after)
+        if layer.pads.output_shape is not None and explicit is not None:
+            less = min(less, *(pads[axis] // layer.dilations[axis] for pads in explicit))
         while less and layer.dilations[axis] * (layer.kernel[axis] - 2 * less - 1) + 1 < layer.strides[axis]:
             less -= 1
         even.append((less, less))
