@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnxmorph import model as files
 from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
+from onnxmorph.graph.layers import layers
 from onnxmorph.morphs.fold import fold
 from onnxmorph.replay import replay
 from onnxmorph.verify import verify
@@ -88,6 +89,20 @@ def test_random_recipes_are_folded_and_still_the_same(name: str, steps: list[Dra
         return
     note(f"{name}: " + "; ".join([*told, *(plan.describe() for plan in folded.plans)]))
     assert_same(proto, folded.model, tolerance=_tolerance(len(child.plans) + len(folded.plans)), floor=0.1)
+
+
+def test_a_fold_inside_a_branch_that_folds_away_as_a_whole() -> None:
+    proto = build("block/upsample_by_shape")
+    parent = from_proto(proto)
+    steps = [Draw("deepen residual", 0.78, 11, 3), Draw("skip", 0.71, 1, 5)]
+    child, told = carried_out(parent, steps)
+    assert len(child.plans) == 2, told
+    folded = fold(child.model)
+    assert_same(proto, folded.model, tolerance=_tolerance(2))
+    assert len(layers(folded.model)) == len(layers(parent))
+    assert files.content_hash(
+        replay(child.model, [plan.record() for plan in folded.plans]).model
+    ) == files.content_hash(folded.model)
 
 
 EXPORTED = sorted(ZOO.glob("*.onnx")) if ZOO.is_dir() else []

@@ -58,6 +58,8 @@ def _sum(view: View, node: ir.Node) -> Finding | None:
             continue
 
         def edit(position: int = position) -> Edited:
+            if node.graph is None:
+                return Edited(())  # it went with a branch that another finding of this sweep took away
             source = node.inputs[position]
             assert source is not None
             return Edited((bypass(view.model, out, source),))
@@ -109,6 +111,8 @@ def _concatenated(view: View, layer: LinearLayer) -> Finding | None:
     small = np.concatenate([kernel[:, ends[p] - (sizes[p] or 0) : ends[p]] for p in kept], axis=1)
 
     def edit() -> Edited:
+        if layer.node.graph is None:
+            return Edited(())  # it went with a branch that another finding of this sweep took away
         lost = [value for position, value in enumerate(joint.inputs) if position not in kept]
         position = input_position(layer)
         if len(kept) == 1:
