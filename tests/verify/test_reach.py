@@ -47,3 +47,27 @@ def test_a_moved_weight_behind_a_saturated_sigmoid_is_seen() -> None:
 
 def test_the_range_is_carried_by_layout_and_ends_at_arithmetic() -> None:
     assert reach(detector(0)) == {"score": 1.0, "y": 1.0}
+
+
+def test_the_range_is_carried_out_of_the_branches_of_an_if_and_through_a_mean() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Sigmoid", ["x"], ["inside"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inside", TensorProto.FLOAT, None)],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("If", ["c"], ["chosen"], then_branch=branch, else_branch=branch),
+            helper.make_node("ReduceMean", ["chosen"], ["mean"]),
+            helper.make_node("Mul", ["mean", "mean"], ["y"]),
+        ],
+        "outer",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4]),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert reach(model) == {"chosen": 1.0, "mean": 1.0}
