@@ -40,6 +40,7 @@ __all__ = ["command"]
 @click.option(
     "--interface", is_flag=True, help="Also where the channels are the model's own output: its shape changes."
 )
+@click.option("--untie", is_flag=True, help="Give every user of a shared weight its own copy first.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the new weights.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
 @output_options
@@ -54,6 +55,7 @@ def command(
     by: str | None,
     fill: str | None,
     interface: bool,
+    untie: bool,
     seed: int,
     dry_run: bool,
     output: Output,
@@ -71,6 +73,9 @@ def command(
         from onnxmorph.morphs import plan_widen
 
         chosen = chosen_layers(layers(parent), selectors, each=each)
-        return [plan_widen(parent, layer, to=to, by=by, fill=fill, interface=interface, seed=seed) for layer in chosen]
+        return [
+            plan_widen(parent, layer, to=to, by=by, fill=fill, interface=interface, untie=untie, seed=seed)
+            for layer in chosen
+        ]
 
     grow(model, "widen", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)

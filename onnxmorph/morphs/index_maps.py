@@ -22,9 +22,11 @@ class TensorMaps:
 
     Args:
         maps: Of groups of one analysis, before they are applied.
+        copies: For tensors that were made before, as copies of one of the parent's, the name of that.
     """
 
-    def __init__(self, maps: Mapping[Group, IndexMap]) -> None:
+    def __init__(self, maps: Mapping[Group, IndexMap], copies: Mapping[str, str] | None = None) -> None:
+        self._copies = dict(copies or {})
         self._axes: dict[tuple[ir.Value, Operand | None], dict[int, dict[str, Any]]] = {}
         self._names: dict[ir.Value, str] = {}
         sources = {group.atom: index_map.sources for group, index_map in maps.items()}
@@ -50,5 +52,8 @@ class TensorMaps:
             parent = self._names[value]
             now = None if use is None else use[0].inputs[use[1]]
             name = parent if now is None else now.name or parent
-            out[name] = {"parent": parent, "axes": {str(axis): axes[axis] for axis in sorted(axes)}}
+            out[name] = {
+                "parent": self._copies.get(parent, parent),
+                "axes": {str(axis): axes[axis] for axis in sorted(axes)},
+            }
         return out

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from onnxmorph import model as files
 from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.axes import (
@@ -44,6 +45,8 @@ from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
 from onnxmorph.morphs.schemes import Scheme, scheme_for
 from onnxmorph.morphs.target import find_layer, layer_by_key
+from onnxmorph.morphs.untie import shared_weights
+from onnxmorph.morphs.untie import untie as untie_weights
 from onnxmorph.morphs.zeros import first_not_zero
 from onnxmorph.plan import Change, Plan
 
@@ -90,6 +93,7 @@ def plan_widen(
     by: float | str | None = None,
     fill: str | None = None,
     interface: bool = False,
+    untie: bool = False,
     seed: int = 0,
 ) -> WidenPlan:
     """Decide how the output of ``layer``, and all that is coupled with it, grows wider; nothing is edited.
@@ -102,6 +106,7 @@ def plan_widen(
         fill: One of :data:`FILLS`; default ``zero-out``, or copies where the axis is normalised and ``to``
             is a multiple.
         interface: Also widen an axis that is the model's own signature (class count); the signature then changes.
+        untie: Give every user of a weight that is coupled with the layer and used in several places its own copy.
         seed: Seeds what new channels hold and where they stand.
 
     Raises:
@@ -114,6 +119,11 @@ def plan_widen(
     if target.blocked is not None:
         raise target.blocked
     table = coupled_groups(model)
+    untied = shared_weights(table, target) if untie else ()
+    if untied:
+        model = files.clone(model)
+        untie_weights(model, untied)
+        target, table = layer_by_key(model, target.key), coupled_groups(model)
     size = _axis_size(table, target)
     if (to is None) == (by is None):
         raise SelectionError("give one of --to and --by")
@@ -130,7 +140,7 @@ def plan_widen(
     group, new = resize_naturally(table, target, to, interface=interface)
     chosen = _fill_for(group, new, fill)
     unit = unit_of(group, new, target)
-    return WidenPlan(target.key, target.name, size, to, chosen, interface, seed, unit)
+    return WidenPlan(target.key, target.name, size, to, chosen, interface, seed, unit, untied)
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ class WidenPlan(Plan):
         fill: One of :data:`FILLS`.
         interface: The model's signature may change.
         seed: Seed of what new channels hold and where they stand.
+        untied: Weights of which every user gets its own copy first.
         unit: What of the axis grows, in words, where the axis is more than channels: ``"heads 4 -> 6 of 16"``.
     """
 
@@ -158,25 +169,29 @@ class WidenPlan(Plan):
     interface: bool
     seed: int
     unit: str = ""
+    untied: tuple[str, ...] = ()
 
     def options(self) -> dict[str, Any]:
         """See :meth:`Plan.options`."""
-        return dict(vars(self))
+        return {**vars(self), "untied": list(self.untied)}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> WidenPlan:
         """The plan that :meth:`options` came from."""
-        optional = {"unit": options.get("unit", "")}
+        optional = {"unit": options.get("unit", ""), "untied": tuple(map(str, options.get("untied", ())))}
         return cls(*({**options, **optional}[name] for name in cls.__dataclass_fields__ if name != "morph"))
 
     def describe(self) -> str:
         """See :meth:`Plan.describe`."""
         signature = "; the model's signature changes" if self.interface else ""
         unit = f" ({self.unit})" if self.unit else ""
-        return f"{self.name}: widen the output from {self.before} to {self.to} channels{unit}, {self.fill}{signature}"
+        untied = f"; untied first: {', '.join(self.untied)}" if self.untied else ""
+        sizes = f"from {self.before} to {self.to} channels{unit}"
+        return f"{self.name}: widen the output {sizes}, {self.fill}{signature}{untied}"
 
     def edit(self, child: ir.Model) -> Change:
         """See :meth:`Plan.edit`."""
+        copies = untie_weights(child, self.untied)
         layer = layer_by_key(child, self.layer)
         if layer.blocked is not None:
             raise layer.blocked
@@ -189,7 +204,7 @@ class WidenPlan(Plan):
         filling = (
             _filling(self.fill, group, index_map, self.seed) if scheme is None else scheme.filling(index_map, self.seed)
         )
-        tensor_maps, frontier = TensorMaps({group: index_map}), _frontier(group)
+        tensor_maps, frontier = TensorMaps({group: index_map}, copies), _frontier(group)
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
             scheme.rescale(child)
@@ -257,6 +272,11 @@ def _scheme(group: Group, size: int, fill: str) -> Scheme | None:
     return None
 
 
+def _evenly(group: Group, size: int) -> bool:
+    """Whether copies leave means as they are: every channel equally often, and no others on the axis to weigh against."""
+    return size % group.size == 0 and group.fills_its_axes
+
+
 def _fill_for(group: Group, size: int, fill: str | None) -> str:
     """The fill that is exact for a group: the one asked for, or where nothing was asked the first that is.
 
@@ -279,7 +299,7 @@ def _fill_for(group: Group, size: int, fill: str | None) -> str:
         return fill
     allowed: frozenset[str] = frozenset()
     if fill == "replicate":
-        allowed = _EVENLY if size % group.size == 0 else frozenset({"max", "min"})
+        allowed = _EVENLY if _evenly(group, size) else frozenset({"max", "min"})
     bad = next((condition for condition in group.conditions if condition.kind not in allowed), None)
     if bad is not None:
         raise Refusal(
@@ -305,7 +325,7 @@ def _default_fill(group: Group, size: int) -> str:
     kinds = {condition.kind for condition in group.conditions}
     if not kinds:
         return "zero-out"
-    if (kinds <= _EVENLY and size % group.size == 0) or kinds <= {"max", "min"}:
+    if (kinds <= _EVENLY and _evenly(group, size)) or kinds <= {"max", "min"}:
         try:
             return _fill_for(group, size, "replicate")
         except Refusal:
@@ -377,7 +397,7 @@ def _refuse_tied(edit: AxisEdit) -> None:
     if any("contracted" in roles and len(roles) > 1 for roles in edit.roles_of.values()):
         raise Refusal(
             f"'{edit.member.value.name}' both feeds and reads the channels",
-            way_out="take --fill zero-out",
+            way_out="take --fill zero-out, or --untie to give each user its own",
             code="tied",
         )
 

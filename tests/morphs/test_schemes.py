@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from onnxmorph import model as files
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.layers import LinearLayer, layers
-from onnxmorph.morphs import plan_widen
+from onnxmorph.morphs import plan_from_record, plan_widen
 from onnxmorph.morphs.schemes import scheme_for
 from onnxmorph.morphs.widen import coupled_groups
+from onnxmorph.plan import apply
 from tests.morphs.oracle import assert_same, from_proto
 from tests.zoo.net import Net
 from tests.zoo_graphs import build
@@ -182,15 +185,7 @@ def test_whole_heads_come_first_and_the_plan_says_so() -> None:
 
 
 def test_a_tied_embedding_holds_the_mean_and_is_read_after_the_norm() -> None:
-    net = Net(opset=17)
-    table = net.weight("table", net.draw(11, WIDTH))
-    h = net.node("Gather", [table, net.input("ids", ["N", "T"], TensorProto.INT64)], "embedded", axis=0)
-    y = net.matmul(normalised(net, h, "n", "LayerNormalization"), WIDTH, WIDTH, name="inner")
-    h = net.node("Add", [h, y], "stream")
-    y = normalised(net, h, "last", "LayerNormalization")
-    head = net.node("MatMul", [y, net.node("Transpose", [table], "head", perm=[1, 0])], "out")
-    net.output(head, ["N", "T", 11])
-    proto = net.model()
+    proto = tied_embedding()
     model = from_proto(proto)
     for to in (8, 15):
         plan = plan_widen(model, named(model, "inner"), to=to)
@@ -210,3 +205,30 @@ def test_what_no_scheme_serves_is_refused() -> None:
     (group,) = table.of_axis(named(model, "one").output, 1)
     with pytest.raises(Refusal):
         scheme_for(group, 9)
+
+
+def tied_embedding() -> onnx.ModelProto:
+    """A table that is looked up and, transposed, the head."""
+    net = Net(opset=17)
+    table = net.weight("table", net.draw(11, WIDTH))
+    h = net.node("Gather", [table, net.input("ids", ["N", "T"], TensorProto.INT64)], "embedded", axis=0)
+    y = net.matmul(normalised(net, h, "n", "LayerNormalization"), WIDTH, WIDTH, name="inner")
+    y = normalised(net, net.node("Add", [h, y], "stream"), "last", "LayerNormalization")
+    net.output(net.node("MatMul", [y, net.node("Transpose", [table], "head", perm=[1, 0])], "out"), ["N", "T", 11])
+    return net.model()
+
+
+def test_untied_users_change_each_on_its_own() -> None:
+    proto = tied_embedding()
+    model = from_proto(proto)
+    with pytest.raises(Refusal, match="--untie") as caught:
+        plan_widen(model, named(model, "inner"), by=2, fill="replicate")
+    assert caught.value.code == "tied"
+    plan = plan_widen(model, named(model, "inner"), by=2, fill="replicate", untie=True)
+    assert plan.untied == ("table",) and "untied" in plan.describe()
+    child = plan.apply(model)
+    assert_same(proto, child.model, roundings=256)
+    again = apply(model, [plan_from_record(one.record()) for one in child.plans])
+    assert ir.to_proto(again.model).SerializeToString() == ir.to_proto(child.model).SerializeToString()
+    parents = [entry["parent"] for entry in files.index_maps(child.model)[0]["tensors"].values()]
+    assert parents.count("table") == 2
