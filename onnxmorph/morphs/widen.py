@@ -41,6 +41,7 @@ from onnxmorph.graph.axes import (
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.demands import is_tied
+from onnxmorph.morphs.domains import first_undefined
 from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
 from onnxmorph.morphs.schemes import Scheme, scheme_for
@@ -272,8 +273,8 @@ def _scheme(group: Group, size: int, fill: str) -> Scheme | None:
     return None
 
 
-def _evenly(group: Group, size: int) -> bool:
-    """Whether copies leave means as they are: every channel equally often, and no others on the axis to weigh against."""
+    """Whether copies leave means as they are: each channel equally often, and no others on the axis beside them."""
+    """Whether copies leave means as they are: every channel equally often, and no others on the axis to weigh."""
     return size % group.size == 0 and group.fills_its_axes
 
 
@@ -311,6 +312,12 @@ def _fill_for(group: Group, size: int, fill: str | None) -> str:
         _refuse_copies_of_tied(group)
     if fill == "zero-in" and (stays := first_not_zero(group)) is not None:
         raise Refusal(f"with zero-in, {stays}", way_out="take --fill zero-out", code="not-zero")
+    if fill in ("zero-out", "pair") and (undefined := first_undefined(group)) is not None:
+        raise Refusal(
+            f"with {fill}, new channels hold any number, but {undefined}",
+            way_out="take --fill replicate",
+            code="undefined",
+        )
     if fill == "pair" and (size - group.size) % 2:
         raise Refusal(
             f"pairs need an even number of new indices, not {size - group.size}",
@@ -324,7 +331,7 @@ def _default_fill(group: Group, size: int) -> str:
     """``zero-out`` where channels do not mix; else copies where they are exact, else the scheme there is."""
     kinds = {condition.kind for condition in group.conditions}
     if not kinds:
-        return "zero-out"
+        return "zero-out" if first_undefined(group) is None else _fill_for(group, size, "replicate")
     if (kinds <= _EVENLY and _evenly(group, size)) or kinds <= {"max", "min"}:
         try:
             return _fill_for(group, size, "replicate")

@@ -9,12 +9,14 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.layers import layers
 from onnxmorph.morphs import plan_from_record, plan_widen
 from onnxmorph.plan import apply
 from tests.morphs.oracle import assert_same, from_proto, run
+from tests.zoo.net import Net
 from tests.zoo_graphs import Case, build, example_inputs, select
 
 _LEFT_OUT = {"topology/random_noise", "weights/behind_constant_sparse"}
@@ -143,3 +145,65 @@ def test_a_layer_does_not_get_narrower(convolution: Any) -> None:
     with pytest.raises(Refusal) as caught:
         plan_widen(model, layer, to=layer.out_channels)
     assert caught.value.code == "not-wider"
+
+
+@pytest.mark.parametrize("fill", [None, "replicate", "zero-out", "pair"])
+@pytest.mark.parametrize("to", [8, 12, 18])
+def test_one_segment_of_a_normalised_concatenation_is_exact_or_refused(fill: str | None, to: int) -> None:
+    random = np.random.default_rng(0)
+
+    def weights(name: str, *shape: int) -> TensorProto:
+        return numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "wa"], ["a"], name="first"),
+            helper.make_node("Gemm", ["x", "wb"], ["b"], name="second"),
+            helper.make_node("Concat", ["a", "b"], ["c"], axis=1),
+            helper.make_node("LayerNormalization", ["c", "gamma", "beta"], ["n"]),
+            helper.make_node("Gemm", ["n", "wo"], ["y"], name="last"),
+        ],
+        "concatenated",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [weights("wa", 5, 6), weights("wb", 5, 4), weights("gamma", 10), weights("beta", 10), weights("wo", 10, 3)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = from_proto(proto)
+    try:
+        child = plan_widen(model, "first", to=to, fill=fill).apply(model)
+    except Refusal as refusal:
+        assert refusal.reason
+        return
+    assert_same(proto, child.model, roundings=1024)
+
+
+@pytest.mark.parametrize("op", ["Log", "Sqrt", "Reciprocal", "Div", "Pow"])
+def test_operators_that_do_not_take_every_number_get_copies(op: str) -> None:
+    net = Net(opset=17)
+    y = net.conv(net.input("x", ["N", 3, 6, 6]), 4, 3, (1, 1), name="one")
+    # Positive for what the parent holds: its weights are, and so is what is fed below.
+    y = net.node("Max", [y, net.weight("floor", np.full((4, 1, 1), 0.5, np.float32))], "positive")
+    if op == "Div":
+        y = net.node("Div", [net.scalar("unit", 1.0), y], "bent")
+    elif op == "Pow":
+        y = net.node("Pow", [y, net.scalar("half", 0.5)], "bent")
+    else:
+        y = net.node(op, [y], "bent")
+    net.output(net.conv(y, 2, 4, (1, 1), name="two"), ["N", 2, 6, 6])
+    proto = net.model()
+    model = from_proto(proto)
+    plan = plan_widen(model, layers(model)[0], to=6)
+    assert_same(proto, plan.apply(model).model, roundings=256)
+
+
+def test_a_logarithm_of_what_may_be_negative_refuses_random_channels() -> None:
+    net = Net(opset=17)
+    y = net.conv(net.input("x", ["N", 3, 6, 6]), 4, 3, (1, 1), name="one")
+    y = net.node("Exp", [net.node("Log", [y], "log")], "exp")
+    net.output(net.conv(y, 2, 4, (1, 1), name="two"), ["N", 2, 6, 6])
+    model = from_proto(net.model())
+    with pytest.raises(Refusal, match="Log") as caught:
+        plan_widen(model, layers(model)[0], to=6, fill="zero-out")
+    assert caught.value.code == "undefined"
+    assert plan_widen(model, layers(model)[0], to=6).fill == "replicate"

@@ -116,6 +116,14 @@ class Group:
         """Whether a permutation of the indices leaves the model's outputs as they are."""
         return not self.pins and not self.blocks and not any(condition.order for condition in self.conditions)
 
+    @property
+    def fills_its_axes(self) -> bool:
+        """Whether no computed axis holds other channels beside the group's, which a mean would weigh against them."""
+        factors = self.coupled.factors
+        return all(
+            member.is_stored or bool((factors.coordinate(member.expr, self.atom) >= 0).all()) for member in self.members
+        )
+
     def refusal(self, *, interface: bool = False) -> Refusal | None:
         """Why the group cannot change, ``None`` when it can.
 

@@ -176,7 +176,7 @@ class DuplicateRule(_ChannelRule):
             kept = np.unique(alike)
             counts = np.bincount(alike, minlength=group.size)[kept]
             kinds = {condition.kind for condition in group.conditions}
-            evenly = bool(np.all(counts == counts[0])) and _fills_its_axes(group)
+            evenly = bool(np.all(counts == counts[0])) and group.fills_its_axes
             if any(condition.order for condition in group.conditions) or not kinds <= (
                 _EVENLY if evenly else _EXTREMES
             ):
@@ -199,14 +199,6 @@ def _members(group: Group) -> list[Member] | None:
         if tensor is None or not tensor.dtype.is_floating_point():
             return None
     return members
-
-
-def _fills_its_axes(group: Group) -> bool:
-    """Whether no computed axis holds other channels beside the group's, which a mean would weigh against them."""
-    factors = group.coupled.factors
-    return all(
-        member.is_stored or bool(np.all(factors.coordinate(member.expr, group.atom) >= 0)) for member in group.members
-    )
 
 
 def _slices(group: Group, member: Member) -> Array:
@@ -455,7 +447,7 @@ def droppable(view: View, group: Group) -> Droppable:
         # A mean stays as it is only where every channel was there equally often, and all copies go.
         counts = np.bincount(alike, minlength=group.size)
         counts = counts[counts > 0]
-        if not (counts == counts[0]).all() or not _fills_its_axes(group):
+        if not (counts == counts[0]).all() or not group.fills_its_axes:
             alike = None
     fed_zeros = _fed_zeros(group, members) & ~without
     found = attempt(lambda: constants_of(view, group, members, fed_zeros)) if fed_zeros.any() else None
