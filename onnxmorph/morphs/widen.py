@@ -273,8 +273,8 @@ def _scheme(group: Group, size: int, fill: str) -> Scheme | None:
     return None
 
 
-    """Whether copies leave means as they are: each channel equally often, and no others on the axis beside them."""
-    """Whether copies leave means as they are: every channel equally often, and no others on the axis to weigh."""
+def _evenly(group: Group, size: int) -> bool:
+    """Whether copies leave means as they are: every channel equally often, and no others on the axis beside them."""
     return size % group.size == 0 and group.fills_its_axes
 
 
