@@ -83,7 +83,19 @@ def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
 def check_widen(model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
     """What says of a model's layers why they cannot be widened; see :func:`why_not_widen`."""
     table = coupled_groups(model)
-    return lambda layer: why_not_widen(layer, table)
+    found: dict[tuple[int, ...], Refusal | None] = {}
+
+    def why_not(layer: LinearLayer) -> Refusal | None:
+        axes = None if layer.blocked is not None else table.coupled.axes(layer.output)
+        if axes is None:
+            return why_not_widen(layer, table)
+        # All layers that write into one residual stream have one answer, which takes a walk over all of them.
+        key = tuple(table.coupled.factors.factors(axes[layer.output_axis]))
+        if key not in found:
+            found[key] = why_not_widen(layer, table)
+        return found[key]
+
+    return why_not
 
 
 def plan_widen(
