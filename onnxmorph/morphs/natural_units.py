@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes import Group, GroupTable, resize
@@ -45,17 +46,17 @@ def unit_of(group: Group, size: int, layer: LinearLayer) -> str:
         return ""
     places = factors.placements(expr, group.atom)
     inner = min((stride for _, stride in places), default=1)
+    others = [one for one in group.table.of_axis(layer.output, layer.output_axis) if one is not group]
+    if inner > 1 and _are_heads(group):
+        # With grouped queries, heads are (heads of keys) x (queries to each): both are factors of the axis.
+        each = math.prod(one.size for one in others if _are_heads(one) and inner % one.size == 0)
+        return f"heads {group.size * each} -> {size * each} of {inner // each}"
     if inner > 1:
         # One index of the group is a row of `inner` channels.
-        return f"{'heads' if _are_heads(group) else 'groups'} {change} of {inner}"
-    outer = [
-        other
-        for other in group.table.of_axis(layer.output, layer.output_axis)
-        if other is not group and any(stride > 1 for _, stride in factors.placements(expr, other.atom))
-    ]
-    heads = next((other for other in outer if _are_heads(other)), None)
-    if heads is not None:
-        return f"size of a head {change}, in each of {heads.size} heads"
+        return f"groups {change} of {inner}"
+    heads = math.prod(one.size for one in others if _are_heads(one))
+    if heads > 1:
+        return f"size of a head {change}, in each of {heads} heads"
     rows = max(len(factors.coordinate(expr, group.atom)) // group.size, 1) if group.size else 1
     used = int((factors.coordinate(expr, group.atom) >= 0).sum())
     if used < whole:

@@ -232,3 +232,20 @@ def test_untied_users_change_each_on_its_own() -> None:
     assert ir.to_proto(again.model).SerializeToString() == ir.to_proto(child.model).SerializeToString()
     parents = [entry["parent"] for entry in files.index_maps(child.model)[0]["tensors"].values()]
     assert parents.count("table") == 2
+
+
+def test_grouped_queries_grow_by_whole_heads_of_keys() -> None:
+    net = Net(opset=23)
+    x = net.input("x", ["N", "T", 8])
+    q = net.matmul(x, 16, 8, name="q", bias="none")
+    k, v = (net.matmul(x, 8, 8, name=name, bias="none") for name in "kv")
+    y = net.node("Attention", [q, k, v], "mixed", q_num_heads=4, kv_num_heads=2)
+    net.output(net.matmul(y, 8, 16, name="out"), ["N", "T", 8])
+    proto = net.model()
+    model = from_proto(proto)
+    says = {"/q/MatMul": "heads 4 -> 6 of 4", "/k/MatMul": "heads 2 -> 3 of 4", "/v/MatMul": "heads 2 -> 3 of 4"}
+    for layer, unit in says.items():
+        plan = plan_widen(model, named(model, layer), by=1.5)
+        assert unit in plan.describe()
+        assert_same(proto, plan.apply(model).model, roundings=256)
+        assert_same(proto, plan_widen(model, named(model, layer), by=1.25).apply(model).model, roundings=256)
