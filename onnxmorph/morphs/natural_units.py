@@ -11,7 +11,7 @@ from onnxmorph.graph.layers import LinearLayer
 
 __all__ = ["resize_naturally", "unit_of"]
 
-_SCORES = frozenset({"Softmax", "Attention", "MultiHeadAttention"})
+_ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
 
 
 def resize_naturally(table: GroupTable, layer: LinearLayer, to: int, *, interface: bool = False) -> tuple[Group, int]:
@@ -66,7 +66,14 @@ def unit_of(group: Group, size: int, layer: LinearLayer) -> str:
 
 def _are_heads(group: Group) -> bool:
     """Whether attention weights, one set for each, are computed for the group."""
-    return any(
-        (producer := member.value.producer()) is not None and producer.op_type in _SCORES and member.axis > 0
-        for member in group.members
-    )
+    for member in group.members:
+        producer = member.value.producer()
+        if producer is None or member.axis == 0:
+            continue
+        if producer.op_type == "Softmax":
+            return True
+        if producer.op_type in _ATTENTION:
+            # (N, heads, L, size), or (N, L, heads x size), of which the size of a head is the inner factor.
+            rank = len(group.coupled.axes(member.value) or ())
+            return member.axis == 1 if rank == 4 else all(stride > 1 for _, stride in member.placements)
+    return False
