@@ -146,7 +146,7 @@ def test_a_recipe_written_to_a_file_is_replayed_to_the_same_bytes(tmp_path: Path
         *["activate"] * 6,
     ]
     made = replay_child(child, files.load(SAMPLE))
-    assert made.same and made.parent_changed is not True and made.replayed == 11
+    assert made.same and made.parent_changed is False and made.replayed == 11
     deliver(files.load(SAMPLE), made.child, tmp_path / "again.onnx", check=None)
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "child.onnx").read_bytes()
 
