@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from onnxmorph import model as files
@@ -424,6 +424,8 @@ def test_a_zero_rim_is_cut_as_far_as_the_padding_goes(
 ) -> None:
     net = Net()
     kernel = (2 + rim[0] + rim[2], 1 + rim[1] + rim[3])
+    # The oracle's smallest map is 9 wide: a kernel that reaches farther does not run on it.
+    assume(transposed or all(dilation * (taps - 1) + 1 <= 9 for taps in kernel))
     y = net.conv(
         net.input("x", ["N", 4, "H", "W"]),
         6,
