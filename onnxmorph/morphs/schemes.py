@@ -32,7 +32,7 @@ from onnxmorph.graph.axes import NEW, AxisEdit, Fill, Group, IndexMap, replicate
 from onnxmorph.graph.axes.trace import reaching
 from onnxmorph.morphs.demands import NORMALISATIONS, Demands, Functional, Key, is_tied
 
-__all__ = ["Scheme", "scheme_for"]
+__all__ = ["Scheme", "refuse_tied", "scheme_for"]
 
 _TILED = frozenset({"layernorm", "mean"})
 """What copies of all channels leave as it is, up to a factor."""
@@ -144,7 +144,7 @@ def scheme_for(group: Group, size: int, *, copies: int | None = None) -> Scheme:
             try:
                 demands = Demands(group, size, count, side)
                 if count > 1:
-                    _no_tied(group)
+                    refuse_tied(group)
                 return Scheme(demands, _silent_parts(demands, kinds))
             except Refusal as refusal:
                 first = first or refusal
@@ -152,7 +152,8 @@ def scheme_for(group: Group, size: int, *, copies: int | None = None) -> Scheme:
     raise first
 
 
-def _no_tied(group: Group) -> None:
+def refuse_tied(group: Group) -> None:
+    """Raises a `Refusal` where one tensor both feeds and reads the channels: copies of it could not be both."""
     for member in group.stored:
         if is_tied(member):
             raise Refusal(

@@ -40,11 +40,10 @@ from onnxmorph.graph.axes import (
 )
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.morphs.demands import is_tied
 from onnxmorph.morphs.domains import first_undefined
 from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
-from onnxmorph.morphs.schemes import Scheme, scheme_for
+from onnxmorph.morphs.schemes import Scheme, refuse_tied, scheme_for
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.untie import shared_weights
 from onnxmorph.morphs.untie import untie as untie_weights
@@ -217,7 +216,7 @@ class WidenPlan(Plan):
         filling = (
             _filling(self.fill, group, index_map, self.seed) if scheme is None else scheme.filling(index_map, self.seed)
         )
-        tensor_maps, frontier = TensorMaps({group: index_map}, copies), _frontier(group)
+        tensor_maps, frontier = TensorMaps({group: index_map}, copies), group.frontier
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
             scheme.rescale(child)
@@ -321,7 +320,7 @@ def _fill_for(group: Group, size: int, fill: str | None) -> str:
             code=bad.kind,
         )
     if fill == "replicate":
-        _refuse_copies_of_tied(group)
+        refuse_tied(group)
     if fill == "zero-in" and (stays := first_not_zero(group)) is not None:
         raise Refusal(f"with zero-in, {stays}", way_out="take --fill zero-out", code="not-zero")
     if fill in ("zero-out", "pair") and (undefined := first_undefined(group)) is not None:
@@ -369,16 +368,6 @@ def _sizes_by_copies(group: Group) -> str | None:
     if kinds <= {"groupnorm", "instancenorm"}:
         return "widen by whole groups of the normalisation"
     return None
-
-
-def _refuse_copies_of_tied(group: Group) -> None:
-    for member in group.stored:
-        if is_tied(member):
-            raise Refusal(
-                f"'{member.value.name}' both feeds and reads the channels, so copies cannot share it",
-                way_out="--untie gives each user its own",
-                code="tied",
-            )
 
 
 def _index_map(group: Group, size: int, fill: str, rng: np.random.Generator) -> IndexMap:
@@ -479,17 +468,3 @@ def _paired(group: Group, index_map: IndexMap, seed: int) -> Fill:
 def _borrowed(edit: AxisEdit, here: np.ndarray, random: np.random.Generator) -> np.ndarray:
     kept = np.moveaxis(edit.parent, edit.axis, 0)
     return np.asarray(kept[random.integers(kept.shape[0], size=here.size)])
-
-
-def _frontier(group: Group) -> tuple[str, ...]:
-    """Values computed from the group's channels that do not hold them: they keep their shape and meaning."""
-    holds = {member.value for member in group.members}
-    found: dict[str, None] = {}
-    for member in group.members:
-        if member.is_stored:
-            continue
-        for node in member.value.consumers():
-            for output in node.outputs:
-                if output not in holds and output.name:
-                    found[output.name] = None
-    return tuple(found)

@@ -124,6 +124,18 @@ class Group:
             member.is_stored or bool((factors.coordinate(member.expr, self.atom) >= 0).all()) for member in self.members
         )
 
+    @property
+    def frontier(self) -> tuple[str, ...]:
+        """Names of values computed from the group's indices that do not hold them: they keep shape and meaning."""
+        holds = {member.value for member in self.members}
+        found: dict[str, None] = {}
+        for member in self.members:
+            if member.is_stored:
+                continue
+            for node in member.value.consumers():
+                found.update((output.name, None) for output in node.outputs if output not in holds and output.name)
+        return tuple(found)
+
     def refusal(self, *, interface: bool = False) -> Refusal | None:
         """Why the group cannot change, ``None`` when it can.
 

@@ -74,7 +74,7 @@ class _ChannelRule(Rule):
         """See :meth:`Rule.carry_out`; one edit for all groups, since they are of one analysis."""
         drops = [self._drops[finding] for finding in findings]
         maps = {drop.group: IndexMap.keep(drop.group.size, drop.kept) for drop in drops}
-        frontier = tuple(name for drop in drops for name in _frontier(drop.group))
+        frontier = tuple(name for drop in drops for name in drop.group.frontier)
         tensor_maps = TensorMaps(maps)
         rewrite(view.model, maps, _added({drop.group: drop for drop in drops}))
         index_maps = tensor_maps.to_json()
@@ -98,7 +98,7 @@ class _ChannelRule(Rule):
 
     def _alone(self, view: View, drop: _Drop) -> Edited:
         rewrite(view.model, {drop.group: IndexMap.keep(drop.group.size, drop.kept)}, _added({drop.group: drop}))
-        return Edited(_frontier(drop.group), _into_biases(view, drop))
+        return Edited(drop.group.frontier, _into_biases(view, drop))
 
 
 class DeadRule(_ChannelRule):
@@ -367,18 +367,6 @@ def _where(view: View, group: Group) -> tuple[str, str] | None:
     return place, (maker.name if maker is not None and maker.name else first.value.name) or ""
 
 
-def _frontier(group: Group) -> tuple[str, ...]:
-    """Values computed from the group's channels that do not hold them: they keep shape and meaning."""
-    holds = {member.value for member in group.members}
-    found: dict[str, None] = {}
-    for member in group.members:
-        if member.is_stored:
-            continue
-        for node in member.value.consumers():
-            found.update((output.name, None) for output in node.outputs if output not in holds and output.name)
-    return tuple(found)
-
-
 def _added(drops: Mapping[Group, _Drop]) -> _Fill:
     return _Fill(drops)
 
@@ -483,7 +471,7 @@ def drop_channels(
                 raise Refusal("constant channels cannot go into the next biases", code="not-exact")
         drops.append(_Drop(group, channels, stands_for[group], constants))
     maps = {one.group: IndexMap.keep(one.group.size, one.kept) for one in drops}
-    frontier = tuple(name for one in drops for name in _frontier(one.group))
+    frontier = tuple(name for one in drops for name in one.group.frontier)
     tensor_maps = TensorMaps(maps)
     rewrite(view.model, maps, _added({one.group: one for one in drops}))
     index_maps = tensor_maps.to_json()
