@@ -7,7 +7,9 @@ not take are no error: a model can be changed on a machine that cannot run it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NoReturn
 
 import onnx
@@ -18,6 +20,21 @@ from onnxmorph.protos import label, subgraphs
 __all__ = ["check"]
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+_TYPE_NUMBERS = frozenset(("to", "dtype", "output_dtype", "output_datatype"))
+"""Attributes of ONNX's own operators that hold an element type by its number."""
+
+
+@functools.cache
+def _attribute_types(op_type: str, version: int) -> Mapping[str, int]:
+    """Type of each attribute of an operator of ONNX; empty where this opset has none of this name."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return MappingProxyType({})
+    types = {name: attribute.type for name, attribute in schema.attributes.items()}
+    return MappingProxyType({name: kind.value for name, kind in types.items()})  # type: ignore[attr-defined]
 
 
 class _Scope:
@@ -49,6 +66,7 @@ class _Check:
         self.name = name
         self.uses_default_domain = False
         self.in_function = False
+        self.version = 0  # of ONNX's operators, where the nodes at hand live
 
     def fail(self, reason: str) -> NoReturn:
         raise ModelError(f"{self.name}: {reason}")
@@ -65,7 +83,7 @@ class _Check:
                 code="training-info",
             )
         self.unknown_fields(proto)
-        self.imports(proto.opset_import, "it")
+        self.version = self.imports(proto.opset_import, "it")
         seen: set[tuple[str, str, str]] = set()
         for function in proto.functions:
             key = (function.domain, function.name, function.overload)
@@ -82,7 +100,8 @@ class _Check:
         for function in proto.functions:
             self.function(function)
 
-    def imports(self, imports: Iterable[onnx.OperatorSetIdProto], where: str) -> None:
+    def imports(self, imports: Iterable[onnx.OperatorSetIdProto], where: str) -> int:
+        """The version of ONNX's own operators; 0 where they are not imported."""
         versions: dict[str, int] = {}
         for opset in imports:
             domain = "" if opset.domain == "ai.onnx" else opset.domain
@@ -90,6 +109,7 @@ class _Check:
                 self.fail(f"{where} imports two versions of the opset {opset.domain or 'ai.onnx'!r}")
             if opset.version <= 0:
                 self.fail(f"{where} imports version {opset.version} of the opset {opset.domain or 'ai.onnx'!r}")
+        return versions.get("", 0)
 
     def unknown_fields(self, proto: onnx.ModelProto) -> None:
         size = proto.ByteSize()
@@ -162,6 +182,7 @@ class _Check:
         for value in function.input:
             self.define(value, scope.defined, f"an input of {where}")
         self.in_function = True
+        self.version = self.imports(function.opset_import, where)
         names = [*function.attribute, *(attribute.name for attribute in function.attribute_proto)]
         self.distinct(names, where)
         for attribute in function.attribute_proto:
@@ -195,6 +216,8 @@ class _Check:
                 self.distinct([attribute.name for attribute in node.attribute], label(node))
                 for attribute in node.attribute:
                     self.attribute(attribute, node)
+                if node.domain in _DEFAULT_DOMAINS:
+                    self.attribute_types(node)
             for graph in subgraphs(node):
                 self.graph(graph, scopes, f"a subgraph of {label(node)}")
             for value in node.output:
@@ -217,6 +240,26 @@ class _Check:
                 f"{self.name}: attribute {attribute.name!r} of {label(node)} is a graph given to a function",
                 code="graph-reference",
             )
+
+    def attribute_types(self, node: onnx.NodeProto) -> None:
+        """Attributes have the types of ONNX: neither ONNX Runtime nor anything that reads them here takes others."""
+        expected = _attribute_types(node.op_type, self.version) if self.version > 0 else {}
+        for attribute in node.attribute:
+            wanted = expected.get(attribute.name, attribute.type)
+            if attribute.type not in (wanted, onnx.AttributeProto.UNDEFINED):
+                names = onnx.AttributeProto.AttributeType
+                self.fail(
+                    f"attribute {attribute.name!r} of {label(node)} is {names.Name(attribute.type)}, "
+                    f"where {node.op_type} takes {names.Name(wanted)}"
+                )
+            if (
+                attribute.name in _TYPE_NUMBERS
+                and wanted == onnx.AttributeProto.INT
+                and not attribute.ref_attr_name
+                and attribute.i not in onnx.TensorProto.DataType.values()
+            ):
+                what = f"attribute {attribute.name!r} of {label(node)} is {attribute.i}"
+                self.fail(f"{what}, no element type known to onnx {onnx.__version__}")
 
     def visible(self, value: str, user: onnx.NodeProto, scopes: list[_Scope], where: str) -> None:
         """Raise unless ``value`` is defined where ``user`` stands, saying which it is: missing, a cycle, or order."""

@@ -277,6 +277,22 @@ def test_attributes_of_every_kind_are_kept(tmp_path: Path) -> None:
     round_trip(write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx")
 
 
+def test_attributes_of_another_type_than_the_operators_are_turned_away(tmp_path: Path) -> None:
+    """ONNX Runtime takes none of these either."""
+    cases = {
+        "is INTS, where Cast takes INT": helper.make_attribute("to", [1]),
+        "is FLOAT, where Cast takes INT": helper.make_attribute("to", 1.0),
+        "is -1, no element type": helper.make_attribute("to", -1),
+    }
+    for message, attribute in cases.items():
+        model = two_layers()
+        model.graph.node.append(helper.make_node("Cast", [model.graph.node[-1].output[0]], ["cast"], name="cast"))
+        model.graph.node[-1].attribute.append(attribute)
+        onnx.save(model, tmp_path / "wrong.onnx")
+        with pytest.raises(ModelError, match=f"attribute 'to' of .*cast.* {message}"):
+            files.load(tmp_path / "wrong.onnx")
+
+
 def test_attributes_written_before_they_had_types_get_theirs(tmp_path: Path) -> None:
     proto = two_layers()
     node = helper.make_node("LeakyRelu", ["h"], ["leaky"], alpha=0.25)

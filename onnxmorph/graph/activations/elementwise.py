@@ -162,7 +162,8 @@ def is_elementwise(node: ir.Node) -> bool:
         return False  # may train
     if node.op_type == "Cast":
         target = node.attributes.get("to")
-        return target is not None and _type_name(int(target.value)) in FLOAT_TYPES
+        # Cast-1 spells its type out.
+        return target is not None and target.type.name == "INT" and _type_name(target.as_int()) in FLOAT_TYPES
     # FastGelu with a bias is an Add and a GELU; the Add belongs to the layer.
     if node.op_type == "FastGelu" and len(node.inputs) > 1 and node.inputs[1] is not None:
         return False
@@ -173,7 +174,8 @@ def is_elementwise(node: ir.Node) -> bool:
 def _type_name(number: int) -> str:
     from onnxmorph._ir import ir
 
-    return ir.DataType(number).name
+    known = {int(dtype) for dtype in ir.DataType}
+    return ir.DataType(number).name if number in known else ""
 
 
 def run(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
