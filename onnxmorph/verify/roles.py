@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxmorph._ir import ir
 
-__all__ = ["InputRole", "static_array", "static_shape", "trace_role"]
+__all__ = ["InputRole", "compared_sizes", "static_array", "static_shape", "trace_role"]
 
 _CARRIES = {
     "Identity",
@@ -85,6 +85,7 @@ _LENGTHS = {("LSTM", 4), ("GRU", 4), ("RNN", 4), ("ReverseSequence", 1)}
 _CONDITIONS = {("Where", 0), ("If", 0), ("Compress", 1)}
 _LOGIC = {"And", "Or", "Not", "Xor"}
 _COMPARES = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+_SIZE_CARRIERS = {"Identity", "Cast", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "ReduceProd"}
 _EMBED_TABLES = {0: 2, 1: 4, 7: 3, 8: 3}
 """``com.microsoft::EmbedLayerNormalization``: input that carries ids to input that is their table."""
 
@@ -291,3 +292,22 @@ def _note_needs(role: InputRole, node: ir.Node, place: int) -> None:
         role.channels.append((-1, shape[2]))
     elif op in ("BatchNormalization", "InstanceNormalization") and len(shape) == 1:
         role.channels.append((1, shape[0]))
+
+
+def compared_sizes(model: ir.Model) -> list[int]:
+    """Constants that the sizes of values are compared with, in the main graph: an If may go by them."""
+    found: dict[int, None] = {}
+    pending = [node.outputs[0] for node in model.graph if node.op_type in ("Shape", "Size")]
+    seen = set(pending)
+    while pending:
+        for use in pending.pop().uses():
+            node = use.node
+            if node.op_type in _COMPARES:
+                other = static_array(node.inputs[1 - use.idx])
+                if other is not None and other.size <= 4 and other.dtype.kind in "iuf":
+                    found.update((int(item), None) for item in other.reshape(-1))
+            elif node.op_type in _SIZE_CARRIERS and use.idx == 0:
+                new = [output for output in node.outputs if output not in seen]
+                seen.update(new)
+                pending.extend(new)
+    return [number for number in found if 0 < number < 1 << 16]
