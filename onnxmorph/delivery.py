@@ -67,7 +67,8 @@ def deliver(
     Args:
         parent: As loaded; left as it is.
         child: Of ``parent``. Its metadata lose the certificate that its parent may have had, and its first new record
-            gets the content hash of ``parent``, by which a replay knows it again.
+            gets the mark of ``parent``, by which a replay knows it again: its content hash or, without a check, a hash
+            over a sample of its large weights.
         path: Of the child's ``.onnx`` file; external data goes beside it.
         check: How to compare; ``None`` writes without, and the child's metadata say so.
         overwrite: Replace files of these names.
@@ -81,7 +82,7 @@ def deliver(
         SelectionError: ``check`` names inputs that the model does not have.
     """
     files.drop_certificate(child.model)
-    mark_parent(child.model, parent)
+    mark_parent(child.model, parent, sampled=check is None)
     with files.staged(child.model, path, overwrite=overwrite, share_weights=share_weights) as written:
         if check is None:
             written.attach_certificate({"schema": 1, "equivalent": None, "verified": False})

@@ -406,7 +406,7 @@ class _Write:
                 self.graph(inner, graph)
             self.named(proto, attribute)
         elif type_ == ir.AttributeType.TENSOR:
-            tensor = attribute.as_tensor()
+            tensor = attribute.value  # as_tensor() would look for every method of a tensor each time
             self.tensor(proto.t, tensor, tensor.name, initializer_of=None)
             self.named(proto, attribute)
         elif type_ == ir.AttributeType.TENSORS:

@@ -16,7 +16,7 @@ import onnx
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError
 from onnxmorph.protos import to_proto
-from onnxmorph.tensors import MappedTensor
+from onnxmorph.tensors import MappedTensor, sample_ranges
 
 __all__ = [
     "CERTIFICATE_KEY",
@@ -28,9 +28,12 @@ __all__ = [
     "content_hash",
     "drop_certificate",
     "index_maps",
+    "is_sampled",
+    "mark_like",
     "mark_parent",
     "records",
     "replace_records",
+    "sampled_hash",
     "set_certificate",
 ]
 
@@ -38,7 +41,8 @@ RECORD_KEY = "onnxmorph.record"
 CERTIFICATE_KEY = "onnxmorph.certificate"
 INDEX_MAPS_KEY = "onnxmorph.index_maps"
 PARENT_KEY = "parent"
-"""In the first record of a growth: the content hash of the model that was grown."""
+"""In the first record of a growth: the mark of the model that was grown, see :func:`mark_like`."""
+_SAMPLED = "sampled:"
 
 
 def content_hash(model: ir.Model) -> str:
@@ -47,17 +51,49 @@ def content_hash(model: ir.Model) -> str:
     Independent of how tensors are stored and of what does not bear on the computation: doc strings, metadata,
     ``value_info``, the producer. Names count, and the order of nodes and initializers.
     """
+    return _hash(model, sampled=False)
 
+
+def sampled_hash(model: ir.Model) -> str:
+    """SHA-256 over the graph and a sample of the weights, hexadecimal: tells models apart, but is no proof of content.
+
+    As :func:`content_hash`, except that of a tensor above 1 MiB only 64 blocks of 16 KiB are read, at equal distances,
+    the first and the last among them. Models with other nodes, names, shapes, types or small tensors differ in it, and
+    so do large weights that were trained, scaled or quantized. A change of a few numbers of a large tensor may lie
+    between the blocks. It takes milliseconds where the content hash reads everything.
+    """
+    return _hash(model, sampled=True)
+
+
+def _hash(model: ir.Model, *, sampled: bool) -> str:
     def digest(proto: onnx.TensorProto, tensor: ir.TensorProtocol, *, initializer_of: ir.Graph | None) -> bool:
         del initializer_of
         if isinstance(tensor, MappedTensor):
-            proto.raw_data = tensor.digest()
+            proto.raw_data = tensor.sampled_digest() if sampled else tensor.digest()
         else:
-            proto.raw_data = hashlib.sha256(tensor.tobytes()).digest()
+            data = tensor.tobytes()
+            ranges = sample_ranges(len(data)) if sampled else [(0, len(data))]
+            found = hashlib.sha256()
+            for begin, length in ranges:
+                found.update(memoryview(data)[begin : begin + length])
+            proto.raw_data = found.digest()
         return True
 
     proto = to_proto(model, digest, bare=True)
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def is_sampled(mark: object) -> bool:
+    """Whether a parent's mark comes from a sample of its weights."""
+    return isinstance(mark, str) and mark.startswith(_SAMPLED)
+
+
+def mark_like(mark: object, model: ir.Model) -> str:
+    """The mark of ``model``, of the kind that ``mark`` is, so that the two can be compared.
+
+    A mark is a content hash, or ``"sampled:"`` and a sampled hash.
+    """
+    return _SAMPLED + sampled_hash(model) if is_sampled(mark) else content_hash(model)
 
 
 def _json_of(model: ir.Model, key: str) -> Any:
@@ -94,15 +130,19 @@ def replace_records(model: ir.Model, entries: Sequence[Mapping[str, Any]]) -> No
     model.metadata_props[RECORD_KEY] = as_json([dict(record) for record in entries])
 
 
-def mark_parent(child: ir.Model, parent: ir.Model) -> None:
+def mark_parent(child: ir.Model, parent: ir.Model, *, sampled: bool = False) -> None:
     """Write into the first record that ``child`` has beyond ``parent`` what it was grown from, unless it says so.
 
-    The hash reads every weight once; of weights in files it is kept, so that a verification does not read them again.
+    Args:
+        child: Changed in place.
+        parent: What it was grown from.
+        sampled: Read only a sample of large weights. The content hash reads every weight once; where a verification
+            follows that costs nothing more, since hashes of weights in files are kept.
     """
     entries = records(child)
     first = len(records(parent))
     if first < len(entries) and PARENT_KEY not in entries[first]:
-        entries[first][PARENT_KEY] = content_hash(parent)
+        entries[first][PARENT_KEY] = _SAMPLED + sampled_hash(parent) if sampled else content_hash(parent)
         replace_records(child, entries)
 
 

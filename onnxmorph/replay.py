@@ -4,8 +4,9 @@ Plans are decided to the last bit, seeds included, so the same records on the sa
 same weights. A child that says where it comes from can be made again, checked, or made of a parent that was trained on
 since; then the graph is the same and the weights follow the parent's.
 
-The first record of each time a model was grown carries the content hash of the model it was grown from
-(``"parent"``). Where that is another one than at replay, the parent is not what it was.
+The first record of each time a model was grown carries the mark of the model it was grown from (``"parent"``): its
+content hash or, where the child was not verified, a hash over a sample of its large weights. Where that is another one
+than at replay, the parent is not what it was.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from onnxmorph.diff import Diff, diff
 from onnxmorph.errors import ModelError, Refusal, SelectionError
 from onnxmorph.morphs import plan_from_record
 from onnxmorph.plan import Child, apply
-from onnxmorph.records import PARENT_KEY, replace_records
+from onnxmorph.records import PARENT_KEY, is_sampled, mark_like, replace_records
 
 __all__ = ["Replay", "outstanding", "replay", "replay_child"]
 
@@ -36,6 +37,8 @@ class Replay:
         child: Made anew; its model carries the same records.
         replayed: How many records were carried out.
         parent_changed: Whether the parent is another one than recorded; ``None`` where the records do not say.
+        parent_sampled: Whether that was told from a sample of the parent's large weights: what differs is another one,
+            but what does not may still differ in a few numbers of a large tensor.
         hashes: Content hashes: of the replayed child, of the one that is there.
         difference: From the child that is there to the replayed one; ``None`` where they are the same.
     """
@@ -45,6 +48,7 @@ class Replay:
     parent_changed: bool | None
     hashes: tuple[str, str]
     difference: Diff | None
+    parent_sampled: bool = False
 
     @property
     def same(self) -> bool:
@@ -69,9 +73,10 @@ class Replay:
         if self.parent_changed:
             why = "; the parent is not the one that the child was grown from"
         elif self.parent_changed is False:
-            why = (
-                "; the parent is the one recorded, so the child was changed since, or another machine rounds otherwise"
-            )
+            known = "is the one recorded"
+            if self.parent_sampled:
+                known += ", as far as a sample of its large weights tells"
+            why = f"; the parent {known}, so the child was changed since, or another machine rounds otherwise"
         return f"{many}: the same graph, but {which} differ, by up to {far:.3g}{why}"
 
 
@@ -107,7 +112,7 @@ def replay(parent: ir.Model, records: Sequence[Mapping[str, Any]]) -> Child:
 
     Args:
         parent: The model to start from.
-        records: In order, as :func:`onnxmorph.model.records` gives them. Those that carry a parent's hash get the hash
+        records: In order, as :func:`onnxmorph.model.records` gives them. Those that carry a parent's mark get that
             of the model that they now start from.
 
     Raises:
@@ -118,7 +123,7 @@ def replay(parent: ir.Model, records: Sequence[Mapping[str, Any]]) -> Child:
     child = Child(files.clone(parent), ())
     for number, (plan, record) in enumerate(zip(plans, records, strict=True), start=1):
         where = f"record {number} ({plan.morph})"
-        mark = {PARENT_KEY: files.content_hash(child.model)} if PARENT_KEY in record else {}
+        mark = {PARENT_KEY: mark_like(record[PARENT_KEY], child.model)} if PARENT_KEY in record else {}
         try:
             child = child.then(apply(child.model, [plan]))
         except Refusal as refusal:
@@ -145,4 +150,6 @@ def replay_child(child: ir.Model, parent: ir.Model) -> Replay:
     told = next(((one, two) for one, two in zip(marks, now, strict=True) if one is not None), None)
     hashes = files.content_hash(made.model), files.content_hash(child)
     difference = None if hashes[0] == hashes[1] else diff(child, made.model)
-    return Replay(made, len(records), None if told is None else told[0] != told[1], hashes, difference)
+    if told is None:
+        return Replay(made, len(records), None, hashes, difference)
+    return Replay(made, len(records), told[0] != told[1], hashes, difference, is_sampled(told[0]))

@@ -13,7 +13,7 @@ import mmap
 import os
 import stat
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ import onnx
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError
 
-__all__ = ["MappedFile", "MappedTensor", "reason_of", "refer", "stored_bytes"]
+__all__ = ["MappedFile", "MappedTensor", "reason_of", "refer", "sample_ranges", "stored_bytes"]
 
-_CHUNK = 8 << 20
+_CHUNK = 1 << 20  # as fast as larger ones, and within the processor's cache
+_SAMPLE_BLOCK = 16 << 10
+_SAMPLE_BLOCKS = 64
 
 
 class MappedFile:
@@ -70,18 +72,20 @@ class MappedFile:
         self.view = memoryview(mapped)
         weakref.finalize(self, os.close, self.fd)
 
-    def digest(self, offset: int, length: int) -> bytes:
-        """SHA-256 of a range, read in chunks so that the map's pages do not count as ours."""
+    def digest(self, ranges: Iterable[tuple[int, int]]) -> bytes:
+        """SHA-256 of ranges (offset, length), read in chunks so that the map's pages do not count as ours."""
         digest = hashlib.sha256()
-        buffer = bytearray(min(_CHUNK, length))
-        window = memoryview(buffer)
-        while length:
-            got = _read_at(self.fd, window[: min(_CHUNK, length)], offset)
-            if not got:
-                raise ModelError(f"{self.path.name}: shrank while it was being read")
-            digest.update(window[:got])
-            offset += got
-            length -= got
+        window = memoryview(bytearray())
+        for begin, length in ranges:
+            if len(window) < min(_CHUNK, length):
+                window = memoryview(bytearray(min(_CHUNK, length)))
+            position, end = begin, begin + length
+            while position < end:
+                got = _read_at(self.fd, window[: end - position], position)
+                if not got:
+                    raise ModelError(f"{self.path.name}: shrank while it was being read")
+                digest.update(window[:got])
+                position += got
         return digest.digest()
 
 
@@ -102,6 +106,17 @@ def reason_of(error: BaseException) -> str:
 def stored_bytes(dtype: ir.DataType, shape: Sequence[int]) -> int:
     """Bytes that ``raw_data`` of this type and shape takes; types below 8 bits are packed."""
     return (dtype.bitwidth * math.prod(shape) + 7) // 8
+
+
+def sample_ranges(length: int) -> list[tuple[int, int]]:
+    """Which ranges (begin, length) of a tensor's bytes stand for it in a sampled hash.
+
+    All of them up to 1 MiB; of more, 64 blocks of 16 KiB at equal distances, from the first byte to the last.
+    """
+    if length <= _SAMPLE_BLOCK * _SAMPLE_BLOCKS:
+        return [(0, length)]
+    last = length - _SAMPLE_BLOCK
+    return [(number * last // (_SAMPLE_BLOCKS - 1), _SAMPLE_BLOCK) for number in range(_SAMPLE_BLOCKS)]
 
 
 def refer(proto: onnx.TensorProto, location: str, offset: int, length: int) -> None:
@@ -181,5 +196,9 @@ class MappedTensor(ir.Tensor):  # type: ignore[type-arg]
     def digest(self) -> bytes:
         """SHA-256 of the stored bytes, computed once."""
         if self._digest is None:
-            self._digest = self.file.digest(self.offset, self.length)
+            self._digest = self.file.digest([(self.offset, self.length)])
         return self._digest
+
+    def sampled_digest(self) -> bytes:
+        """SHA-256 of a sample of the stored bytes, see :func:`sample_ranges`."""
+        return self.file.digest((self.offset + begin, length) for begin, length in sample_ranges(self.length))

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxmorph import model as files
 from onnxmorph import morphs
 from onnxmorph._ir import ir
-from onnxmorph.delivery import deliver
+from onnxmorph.delivery import Check, deliver
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.graph.layers import LinearLayer, layers
 from onnxmorph.morphs import plan_activate, plan_deepen, plan_from_record, plan_kernel, plan_skip, plan_subnet
 from onnxmorph.morphs.fold import fold
 from onnxmorph.plan import Child, Plan, apply
 from onnxmorph.recipe import carry_out, parse_recipe
-from onnxmorph.records import PARENT_KEY, replace_records
+from onnxmorph.records import PARENT_KEY, is_sampled, mark_parent, replace_records, sampled_hash
 from onnxmorph.replay import outstanding, replay, replay_child
 from tests.morphs.oracle import from_proto
 from tests.zoo_graphs import build
@@ -176,7 +177,7 @@ def test_a_parent_trained_on_since_gives_the_same_graph_and_it_is_said_why_it_di
     assert not made.same and made.parent_changed
     assert made.difference is not None and not made.difference.nodes
     assert "the same graph, but" in made.describe() and "not the one that the child was grown from" in made.describe()
-    assert files.records(made.child.model)[0][PARENT_KEY] == files.content_hash(trained)
+    assert files.records(made.child.model)[0][PARENT_KEY] == f"sampled:{sampled_hash(trained)}"
 
 
 def test_a_child_changed_since_is_told_from_a_changed_parent(tmp_path: Path) -> None:
@@ -188,6 +189,91 @@ def test_a_child_changed_since_is_told_from_a_changed_parent(tmp_path: Path) -> 
     bias.const_value = ir.tensor(np.array(bias.const_value.numpy()) + np.float32(0.5), name=bias.name)
     made = replay_child(child, parent)
     assert made.parent_changed is False and "but 1 stored tensor differ, by up to 0.5" in made.describe()
+
+
+def _wide() -> ir.Model:
+    """Two dense layers, the second with a weight of 4 MiB, of which a sampled hash reads a quarter."""
+    generator = np.random.default_rng(0)
+    graph = onnx.GraphProto(name="wide")
+    shapes = [(8, 1024), (1024, 1024)]
+    for index, shape in enumerate(shapes):
+        weight = generator.standard_normal(shape, dtype=np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(weight, f"w{index}"))
+        graph.node.append(
+            onnx.helper.make_node("MatMul", [f"v{index}", f"w{index}"], [f"m{index}"], name=f"dense{index}")
+        )
+        graph.node.append(onnx.helper.make_node("Relu", [f"m{index}"], [f"v{index + 1}"]))
+    graph.input.append(onnx.helper.make_tensor_value_info("v0", onnx.TensorProto.FLOAT, ["batch", 8]))
+    graph.output.append(onnx.helper.make_tensor_value_info("v2", onnx.TensorProto.FLOAT, ["batch", 1024]))
+    opset = [onnx.helper.make_opsetid("", 17)]
+    return from_proto(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8))
+
+
+def _changed_at(model: ir.Model, place: int) -> ir.Model:
+    changed = files.clone(model)
+    value = changed.graph.initializers["w1"]
+    assert value.const_value is not None
+    weight = np.array(value.const_value.numpy())
+    weight.reshape(-1)[place] += np.float32(1)
+    value.const_value = ir.tensor(weight, name="w1")
+    return changed
+
+
+BETWEEN = (16 << 10) // 4 + 10  # behind the first block of the sample, before the second
+LAST = 1024 * 1024 - 1
+
+
+def test_a_sampled_hash_is_of_graph_and_weights_however_they_are_stored(tmp_path: Path) -> None:
+    model = _wide()
+    reference = sampled_hash(model)
+    for external in (True, False):
+        path = tmp_path / f"{external}.onnx"
+        files.save(model, path, external=external)
+        assert sampled_hash(files.load(path)) == reference
+    for place in (0, LAST):
+        assert sampled_hash(_changed_at(model, place)) != reference
+    small = files.clone(model)
+    first = small.graph.initializers["w0"]
+    assert first.const_value is not None
+    weight = np.array(first.const_value.numpy())
+    weight[3, 500] += np.float32(1e-3)
+    first.const_value = ir.tensor(weight, name="w0")
+    assert sampled_hash(small) != reference, "a small tensor counts whole"
+    renamed = files.clone(model)
+    next(iter(renamed.graph)).outputs[0].name = "other"
+    assert sampled_hash(renamed) != reference
+
+
+def test_a_change_between_the_blocks_is_seen_by_the_mark_of_a_verified_child_and_owned_up_to_by_the_other() -> None:
+    parent = _wide()
+    changed = _changed_at(parent, BETWEEN)
+    child = apply(parent, [plan_deepen(parent, "dense0", method="identity")]).model
+    sampled, whole = files.clone(child), files.clone(child)
+    mark_parent(sampled, parent, sampled=True)
+    mark_parent(whole, parent)
+    assert is_sampled(files.records(sampled)[0][PARENT_KEY])
+    assert files.records(whole)[0][PARENT_KEY] == files.content_hash(parent)
+    made = replay_child(whole, changed)
+    assert not made.same and made.parent_changed is True and not made.parent_sampled
+    made = replay_child(sampled, changed)
+    assert not made.same and made.parent_changed is False and made.parent_sampled
+    assert "as far as a sample of its large weights tells" in made.describe()
+    made = replay_child(sampled, _changed_at(parent, LAST))
+    assert not made.same and made.parent_changed is True
+    for one in (sampled, whole):
+        _same_model(replay_child(one, parent).child.model, one)
+
+
+def test_a_child_that_is_verified_gets_the_content_hash_of_its_parent(tmp_path: Path) -> None:
+    parent = files.load(SAMPLE)
+    for check in (None, Check(provider="cpu")):
+        path = tmp_path / "child.onnx"
+        deliver(parent, apply(parent, [plan_deepen(parent, "conv1")]), path, check=check, overwrite=True)
+        child = files.load(path)
+        mark = files.records(child)[0][PARENT_KEY]
+        assert mark == (f"sampled:{sampled_hash(parent)}" if check is None else files.content_hash(parent))
+        made = replay_child(child, files.load(SAMPLE))
+        assert made.same and made.parent_changed is False and made.parent_sampled is (check is None)
 
 
 def test_a_fold_is_replayed_too() -> None:

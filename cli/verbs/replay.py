@@ -71,6 +71,7 @@ def command(
         "child": None if delivered is None else delivered.path,
         "steps": [plan.record() for plan in made.child.plans],
         "parent_changed": made.parent_changed,
+        "parent_sampled": made.parent_sampled,
         "hashes": {"replayed": made.hashes[0], "child": made.hashes[1]},
         "difference": None if made.difference is None else made.difference.to_json(),
         "certificate": None if certificate is None else certificate.to_json(),

@@ -55,7 +55,10 @@ def stored(value: ir.Value | None) -> ir.TensorProtocol | None:
     if attribute.is_ref():
         return None
     if name == "value":
-        return attribute.as_tensor() if attribute.type.name == "TENSOR" else None
+        if attribute.type != ir.AttributeType.TENSOR:
+            return None
+        held: ir.TensorProtocol = attribute.value  # as_tensor() would look for every method of a tensor each time
+        return held
     if name in _CONSTANT_NUMBERS and attribute.type.name == name.removeprefix("value_").upper():
         if name.startswith("value_string"):
             texts = [attribute.value] if name == "value_string" else attribute.value
