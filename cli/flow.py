@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Checking, Output
+from .options import Growth, Output
 from .table import Table
-from .talk import Talk
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -83,12 +82,7 @@ def grow(
     parent_path: Path,
     verb: str,
     plan: Callable[[ir.Model], Sequence[Plan] | Child],
-    *,
-    output: Output,
-    checking: Checking,
-    seed: int,
-    dry_run: bool,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Carries out the plans of one verb, from the parent's file to the child's.
 
@@ -96,16 +90,13 @@ def grow(
         parent_path: The model to grow.
         verb: Names the child where ``-o`` does not.
         plan: From the parent to what is to be done, in order; or to the child where planning has made it already.
-        output: Where the child goes.
-        checking: How it is verified, if it is.
-        seed: Seeds what the verification draws.
-        dry_run: Only tell what would be done.
-        talk: How to tell.
+        growth: Where the child goes, and how it is verified and told.
 
     Raises:
         click.exceptions.Exit: With code 1, after telling: the child is not equivalent and was not written.
     """
-    path = child_path(parent_path, verb, output) if not dry_run else None
+    output, checking, talk = growth.output, growth.checking, growth.talk
+    path = child_path(parent_path, verb, output) if not growth.dry_run else None
     with talk.step("loading"):
         from onnxmorph import delivery, model
         from onnxmorph.plan import Child, apply
@@ -120,7 +111,9 @@ def grow(
         return
     with talk.step("solving"):
         child = planned if isinstance(planned, Child) else apply(parent, plans)
-    check = delivery.Check(checking.provider, checking.inputs, checking.shapes, seed) if checking.verify else None
+    check = (
+        delivery.Check(checking.provider, checking.inputs, checking.shapes, growth.seed) if checking.verify else None
+    )
     with talk.step("writing and verifying" if check else "writing"):
         delivered = delivery.deliver(
             parent,

@@ -15,10 +15,13 @@ from .talk import Talk
 
 __all__ = [
     "Checking",
+    "Growth",
     "Output",
     "checking_options",
+    "growth_options",
     "input_shape",
     "kernel",
+    "layer_options",
     "model_argument",
     "output_options",
     "talk_options",
@@ -52,6 +55,25 @@ class Checking:
     provider: Literal["auto", "cuda", "cpu"]
     inputs: Path | None
     shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What every verb that writes a child is told besides what to do.
+
+    Attributes:
+        output: Where the child goes.
+        checking: How it is verified, if it is.
+        seed: Seeds new weights, where a verb draws any, and the inputs of the verification.
+        dry_run: Only tell what would be done.
+        talk: How to tell.
+    """
+
+    output: Output
+    checking: Checking
+    seed: int
+    dry_run: bool
+    talk: Talk
 
 
 def kernel(text: str) -> int | tuple[int, ...]:
@@ -156,3 +178,41 @@ def talk_options(verb: Verb) -> Verb:
         return verb(*args, talk=Talk(as_json, verbose, quiet, debug), **kwargs)
 
     return with_talk  # type: ignore[return-value]
+
+
+def layer_options(action: str, *, flag: str = "--layer") -> Callable[[Verb], Verb]:
+    """Layers by name and ``--each``, as ``selectors`` and ``each``; ``action`` is what befalls them."""
+
+    def decorate(verb: Verb) -> Verb:
+        named = click.option(
+            flag,
+            "selectors",
+            metavar="LAYER",
+            multiple=True,
+            required=True,
+            help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
+        )
+        each = click.option("--each", is_flag=True, help=f"Let LAYER match several layers, and {action} each.")
+        return named(each(verb))
+
+    return decorate
+
+
+def growth_options(seeds: str) -> Callable[[Verb], Verb]:
+    """``--seed``, ``--dry-run`` and all of output, checking and talk, given to the verb as ``growth``."""
+
+    def decorate(verb: Verb) -> Verb:
+        @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=f"Seeds {seeds}.")
+        @click.option("--dry-run", is_flag=True, help="Print what would be done, write nothing.")
+        @output_options
+        @checking_options(skippable=True)
+        @talk_options
+        @functools.wraps(verb)
+        def with_growth(
+            *args: Any, seed: int, dry_run: bool, output: Output, checking: Checking, talk: Talk, **kwargs: Any
+        ) -> Any:
+            return verb(*args, growth=Growth(output, checking, seed, dry_run, talk), **kwargs)
+
+        return with_growth  # type: ignore[return-value]
+
+    return decorate

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -31,13 +30,7 @@ __all__ = ["command"]
 @click.option("--each", is_flag=True, help="Let LAYER match several layers, and change each.")
 @click.option("--to", metavar="NAME", help="Grow toward this activation. [default: toward the identity]")
 @click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One parameter a channel, or one.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds what the verification draws."
-)
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("what the verification draws")
 def command(
     *,
     model: Path,
@@ -45,11 +38,7 @@ def command(
     each: bool,
     to: str | None,
     per_channel: bool,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Make activations of MODEL parametric, such that the child computes what its parent computes.
 
@@ -66,4 +55,4 @@ def command(
         chosen = chosen_layers(layers(parent), selectors, each=each)
         return [plan for layer in chosen for plan in plan_activate(parent, layer, to=to, per_channel=per_channel)]
 
-    grow(model, "activate", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "activate", plan, growth)

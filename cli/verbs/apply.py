@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -21,22 +20,12 @@ __all__ = ["command"]
 @click.command(name="apply", short_help="Carry out a recipe of several morphs.")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @model_argument("model")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds what the verification draws."
-)
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("what the verification draws")
 def command(
     *,
     recipe: Path,
     model: Path,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Carry out the morphs that RECIPE lists on MODEL, verified once at the end.
 
@@ -49,4 +38,4 @@ def command(
 
         return carry_out(parent, read_recipe(recipe))
 
-    grow(model, "apply", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "apply", plan, growth)

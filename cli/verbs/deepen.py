@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, kernel, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, kernel, layer_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -21,15 +20,7 @@ __all__ = ["command"]
 
 @click.command(name="deepen", short_help="Insert a layer after a layer.")
 @model_argument("model")
-@click.option(
-    "--after",
-    "selectors",
-    metavar="LAYER",
-    multiple=True,
-    required=True,
-    help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
-)
-@click.option("--each", is_flag=True, help="Let LAYER match several layers, and deepen each.")
+@layer_options("deepen", flag="--after")
 @click.option("--kernel", type=kernel, metavar="K|KxK", help="Kernel of the new layer. [default: 1]")
 @click.option("--width", metavar="N|xM", help="Channels between the two layers, or times the layer's own.")
 @click.option(
@@ -46,11 +37,7 @@ __all__ = ["command"]
     show_default=True,
     help="Between the two; same: the layer's own, ReLU where it has none.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the new weights.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("the new weights")
 def command(
     *,
     model: Path,
@@ -60,11 +47,7 @@ def command(
     width: str | None,
     method: str,
     activation: str,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Insert a layer after a layer of MODEL, such that the child computes what its parent computes.
 
@@ -77,8 +60,10 @@ def command(
         from onnxmorph.morphs import plan_deepen
 
         return [
-            plan_deepen(parent, layer, method=method, kernel=kernel, width=width, activation=activation, seed=seed)
+            plan_deepen(
+                parent, layer, method=method, kernel=kernel, width=width, activation=activation, seed=growth.seed
+            )
             for layer in chosen_layers(layers(parent), selectors, each=each)
         ]
 
-    grow(model, "deepen", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "deepen", plan, growth)

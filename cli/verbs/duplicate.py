@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -24,24 +23,14 @@ __all__ = ["command"]
 @click.option("--from", "first", metavar="LAYER", required=True, help="A layer in the block.")
 @click.option("--to", "last", metavar="LAYER", help="Another, at its end. [default: the same]")
 @click.option("--times", type=click.IntRange(1, 100), default=1, show_default=True, help="How many copies.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds what the verification draws."
-)
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("what the verification draws")
 def command(
     *,
     model: Path,
     first: str,
     last: str | None,
     times: int,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Copy a residual block of MODEL after itself, the copy beginning as the identity.
 
@@ -57,4 +46,4 @@ def command(
         one, two = (chosen_layers(found, [text], each=False)[0] for text in (first, last or first))
         return [plan_duplicate(parent, one, last=two, times=times)]
 
-    grow(model, "duplicate", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "duplicate", plan, growth)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -43,23 +42,13 @@ KINDS = (
     " [default: all of the model]",
 )
 @click.option("--only", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; repeatable.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds what the verification draws."
-)
-@click.option("--dry-run", is_flag=True, help="Print what folds, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("what the verification draws")
 def command(
     *,
     model: Path,
     selectors: tuple[str, ...],
     kinds: tuple[str, ...],
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Fold what MODEL need not have: the inverse of every morph, until nothing more folds.
 
@@ -74,4 +63,4 @@ def command(
 
         return fold(parent, list(selectors) or None, only=kinds or None)
 
-    grow(model, "fold", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "fold", plan, growth)

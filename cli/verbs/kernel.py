@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, kernel, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, kernel, layer_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -21,34 +20,16 @@ __all__ = ["command"]
 
 @click.command(name="kernel", short_help="Give a convolution a larger kernel.")
 @model_argument("model")
-@click.option(
-    "--layer",
-    "selectors",
-    metavar="LAYER",
-    multiple=True,
-    required=True,
-    help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
-)
-@click.option("--each", is_flag=True, help="Let LAYER match several layers, and grow each.")
+@layer_options("grow")
 @click.option("--to", type=kernel, metavar="K|KxK", required=True, help="The new size, for all axes or per axis.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds what the verification draws."
-)
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("what the verification draws")
 def command(
     *,
     model: Path,
     selectors: tuple[str, ...],
     each: bool,
     to: int | tuple[int, ...],
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Give a convolution of MODEL a larger kernel, such that the child computes what its parent computes.
 
@@ -62,4 +43,4 @@ def command(
 
         return [plan_kernel(parent, layer, to=to) for layer in chosen_layers(layers(parent), selectors, each=each)]
 
-    grow(model, "kernel", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "kernel", plan, growth)

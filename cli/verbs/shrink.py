@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, layer_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -38,15 +37,7 @@ def _channels(context: click.Context, parameter: click.Parameter, text: str | No
 
 @click.command(name="shrink", short_help="Take channels from a layer.")
 @model_argument("model")
-@click.option(
-    "--layer",
-    "selectors",
-    metavar="LAYER",
-    multiple=True,
-    required=True,
-    help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
-)
-@click.option("--each", is_flag=True, help="Let LAYER match several layers, and shrink each.")
+@layer_options("shrink")
 @click.option("--to", type=click.IntRange(min=1), metavar="N", help="Channels of the child.")
 @click.option("--by", metavar="X", help="Or times the layer's own, such as 0.75: the next size that is possible.")
 @click.option("--keep", metavar="LIST", callback=_channels, help="Or the channels that stay, such as 0-7,12.")
@@ -54,11 +45,7 @@ def _channels(context: click.Context, parameter: click.Parameter, text: str | No
 @click.option(
     "--inexact", is_flag=True, help="Also drop channels that have an effect: the child computes something else."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the verification.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("the verification")
 def command(
     *,
     model: Path,
@@ -69,11 +56,7 @@ def command(
     keep: tuple[int, ...] | None,
     drop: tuple[int, ...] | None,
     inexact: bool,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Take channels from a layer of MODEL, and from all that is coupled with it.
 
@@ -90,4 +73,4 @@ def command(
         chosen = chosen_layers(layers(parent), selectors, each=each)
         return [plan_shrink(parent, layer, to=to, by=by, keep=keep, drop=drop, inexact=inexact) for layer in chosen]
 
-    grow(model, "shrink", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "shrink", plan, growth)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -30,24 +29,14 @@ __all__ = ["command"]
     show_default=True,
     help="Add to the later layer's output, or give it further inputs.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds what the verification draws."
-)
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("what the verification draws")
 def command(
     *,
     model: Path,
     source: str,
     target: str,
     mode: str,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Let what an earlier layer of MODEL computes reach a later one, at first without effect.
 
@@ -63,4 +52,4 @@ def command(
         first, last = (chosen_layers(found, [text], each=False)[0] for text in (source, target))
         return [plan_skip(parent, source=first, target=last, mode=mode)]
 
-    grow(model, "skip", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "skip", plan, growth)

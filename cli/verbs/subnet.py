@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, layer_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -21,37 +20,21 @@ __all__ = ["command"]
 
 @click.command(name="subnet", short_help="Replace a layer by a small network.")
 @model_argument("model")
-@click.option(
-    "--layer",
-    "selectors",
-    metavar="LAYER",
-    multiple=True,
-    required=True,
-    help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
-)
-@click.option("--each", is_flag=True, help="Let LAYER match several layers, and replace each.")
+@layer_options("replace")
 @click.option(
     "--template",
     metavar="TEXT",
     required=True,
     help="The network, such as '(3:64x4,relu)(1:64)'; [...]x2 repeats, | stands between stacked paths.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the new weights.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("the new weights")
 def command(
     *,
     model: Path,
     selectors: tuple[str, ...],
     each: bool,
     template: str,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Replace a layer of MODEL by a small network that computes the same.
 
@@ -64,6 +47,6 @@ def command(
         from onnxmorph.morphs import plan_subnet
 
         chosen = chosen_layers(layers(parent), selectors, each=each)
-        return [plan_subnet(parent, layer, template=template, seed=seed) for layer in chosen]
+        return [plan_subnet(parent, layer, template=template, seed=growth.seed) for layer in chosen]
 
-    grow(model, "subnet", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "subnet", plan, growth)

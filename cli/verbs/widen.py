@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..flow import chosen_layers, grow
-from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
-from ..talk import Talk
+from ..options import Growth, growth_options, layer_options, model_argument
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -21,15 +20,7 @@ __all__ = ["command"]
 
 @click.command(name="widen", short_help="Give a layer more channels.")
 @model_argument("model")
-@click.option(
-    "--layer",
-    "selectors",
-    metavar="LAYER",
-    multiple=True,
-    required=True,
-    help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
-)
-@click.option("--each", is_flag=True, help="Let LAYER match several layers, and widen each.")
+@layer_options("widen")
 @click.option("--to", type=click.IntRange(min=1), metavar="N", help="Channels of the child.")
 @click.option("--by", metavar="X", help="Or times the layer's own, such as 1.5: the next size that is possible.")
 @click.option(
@@ -41,11 +32,7 @@ __all__ = ["command"]
     "--interface", is_flag=True, help="Also where the channels are the model's own output: its shape changes."
 )
 @click.option("--untie", is_flag=True, help="Give every user of a shared weight its own copy first.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the new weights.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, write nothing.")
-@output_options
-@checking_options(skippable=True)
-@talk_options
+@growth_options("the new weights")
 def command(
     *,
     model: Path,
@@ -56,11 +43,7 @@ def command(
     fill: str | None,
     interface: bool,
     untie: bool,
-    seed: int,
-    dry_run: bool,
-    output: Output,
-    checking: Checking,
-    talk: Talk,
+    growth: Growth,
 ) -> None:
     """Give a layer of MODEL, and all that is coupled with it, more channels; the child computes what its parent does.
 
@@ -74,8 +57,8 @@ def command(
 
         chosen = chosen_layers(layers(parent), selectors, each=each)
         return [
-            plan_widen(parent, layer, to=to, by=by, fill=fill, interface=interface, untie=untie, seed=seed)
+            plan_widen(parent, layer, to=to, by=by, fill=fill, interface=interface, untie=untie, seed=growth.seed)
             for layer in chosen
         ]
 
-    grow(model, "widen", plan, output=output, checking=checking, seed=seed, dry_run=dry_run, talk=talk)
+    grow(model, "widen", plan, growth)
