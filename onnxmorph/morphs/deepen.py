@@ -24,7 +24,7 @@ import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, replace_uses, take_name
-from onnxmorph.equation import Factorization, default_width, identity_kernel, mirror, solve
+from onnxmorph.equation import Factorization, default_width, identity_kernel, least_width, mirror, solve
 from onnxmorph.equation.factorization import occupancy, scale_ratio
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.activations import Activation, emit, emit_parametric, named
@@ -97,6 +97,8 @@ def plan_deepen(
     phi = _inner_activation(target, activation)
     resolved = _resolve_method(target, method, phi, kernel_now)
     taps = _new_kernel(target, kernel)
+    if method == "auto" and resolved == "mirror" and width is not None:
+        resolved = _method_for_width(target, kernel_now, taps, parse_width(width, target.out_channels))
     place, parametric = _place(target, resolved, phi, chosen=activation != "same")
     channels, groups = target.out_channels, target.groups
     if resolved in ("mirror", "netmorph"):
@@ -373,6 +375,16 @@ def _resolve_method(layer: LinearLayer, method: str, phi: Activation, kernel: np
     if not np.any(np.abs(kernel) > _VANISHING):
         return "identity"
     return "netmorph" if phi.odd_slope is None else "mirror"
+
+
+def _method_for_width(layer: LinearLayer, kernel: np.ndarray, taps: tuple[int, ...], width: int) -> str:
+    """Mirror wants two channels where netmorph wants one: netmorph where only that is exact with the width asked for."""
+    kernels, groups = (layer.kernel, taps), layer.groups
+    offset = tuple(margins(size)[0] for size in taps)
+    least, mirrored = (least_width(kernel, kernels, groups, mirrored=pairs, offset=offset) for pairs in (False, True))
+    if width % (2 * groups) == 0 and width >= mirrored:
+        return "mirror"
+    return "netmorph" if width % groups == 0 and width >= least else "mirror"
 
 
 def _new_kernel(layer: LinearLayer, kernel: Sequence[int] | int | None) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxmorph.equation import least_width
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.layers import layers
 from onnxmorph.morphs import plan_deepen, plan_from_record
@@ -141,6 +142,15 @@ def test_a_width_too_small_is_refused_with_the_least_that_is_exact(convolution: 
     with pytest.raises(Refusal, match=r"exact|divide") as caught:
         plan_deepen(model, layer, method="netmorph", width=1).apply(model)
     assert caught.value.code in {"width-too-small", "width-groups"}
+
+
+def test_auto_takes_netmorph_where_the_width_asked_for_has_no_room_for_mirrored_pairs(convolution: Any) -> None:
+    proto, model, layer = convolution
+    least = least_width(layer.kernel_array(), (layer.kernel, (1, 1)), layer.groups)
+    for width, method in ((least, "netmorph"), (2 * least, "mirror"), (2 * least + layer.groups, "netmorph")):
+        plan = plan_deepen(model, layer, width=width)
+        assert (plan.method, plan.width) == (method, width)
+        assert_same(proto, plan.apply(model).model)
 
 
 @pytest.mark.parametrize(("text", "size"), [("64", 64), (7, 7), ("x2", 16), ("x1.5", 12), ("x1.1", 9)])
