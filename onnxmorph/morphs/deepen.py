@@ -378,7 +378,7 @@ def _resolve_method(layer: LinearLayer, method: str, phi: Activation, kernel: np
 
 
 def _method_for_width(layer: LinearLayer, kernel: np.ndarray, taps: tuple[int, ...], width: int) -> str:
-    """Mirror wants two channels where netmorph wants one: netmorph where only that is exact with the width asked for."""
+    """Mirror wants two channels where netmorph wants one: netmorph where only that fits the width asked for."""
     kernels, groups = (layer.kernel, taps), layer.groups
     offset = tuple(margins(size)[0] for size in taps)
     least, mirrored = (least_width(kernel, kernels, groups, mirrored=pairs, offset=offset) for pairs in (False, True))
