@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -41,15 +41,16 @@ class RuntimeForm:
 class _ForRuntime:
     """Keeps the large initializers of the main graph out of the proto; everything else is embedded."""
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, apart: Collection[str]) -> None:
         self.main = model.graph
+        self.apart = apart
         self.initializers: dict[str, npt.NDArray[Any]] = {}
 
     def __call__(self, proto: onnx.TensorProto, tensor: ir.TensorProtocol, *, initializer_of: ir.Graph | None) -> bool:
         if initializer_of is not self.main or tensor.dtype not in _ORT_VALUE_TYPES:
             return False
         length = stored_bytes(tensor.dtype, tensor.shape.numpy())
-        if length < wire.LARGE:
+        if length < wire.LARGE and (proto.name not in self.apart or not length):
             return False
         refer(proto, _NOWHERE, 0, length)
         # A compiler may take the alignment of elements for granted, so where the file's layout breaks it: a copy.
@@ -64,18 +65,19 @@ _ORT_VALUE_TYPES = frozenset(
 )
 
 
-def runtime_form(model: ir.Model, extra_outputs: Sequence[str] = ()) -> RuntimeForm:
+def runtime_form(model: ir.Model, extra_outputs: Sequence[str] = (), *, apart: Collection[str] = ()) -> RuntimeForm:
     """The model as ONNX Runtime takes it without a copy of the weights.
 
     Args:
         model: Left as it is.
         extra_outputs: Values of the main graph to be outputs too, appended in this order; those that are outputs
             already are skipped.
+        apart: Initializers to keep out of the proto however small they are.
 
     Raises:
         ModelError: An extra output is no value of the main graph; the model is over 2 GiB without its initializers.
     """
-    place = _ForRuntime(model)
+    place = _ForRuntime(model, apart)
     proto = to_proto(model, place)
     outputs = {info.name for info in proto.graph.output}
     wanted = [name for name in dict.fromkeys(extra_outputs) if name not in outputs]

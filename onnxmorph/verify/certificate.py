@@ -22,10 +22,12 @@ class Comparison:
         ratio: Largest quotient of difference and noise floor over all runs; the verdict is ``ratio <= limit``.
         channel_ratio: The same quotient, of root mean squares of single channels; sees a fault in one of many.
         channel: ``(axis, index)`` of the channel that gave ``channel_ratio``.
-        status: ``equal``, ``within-noise``, ``differs``, ``nondeterministic`` (the parent does not repeat itself, so
-            nothing can be said) or ``not-compared``.
+        status: ``equal``, ``within-noise``, ``within-tolerance``, ``differs``, ``nondeterministic`` (the parent does
+            not repeat itself, so nothing can be said) or ``not-compared``.
         constant: The value was the same on every input: it says nothing about what lies upstream.
         reason: Why it differs or was not compared, in words.
+        tolerance: The tolerance it was judged by in the place of noise, where it has one; `excess` is the largest
+            difference over what that allows, and the status ``within-tolerance`` where it is within.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Comparison:
     constant: bool = False
     worst_input: int | None = None
     reason: str | None = None
+    tolerance: dict[str, float] | None = None
+    excess: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values; non-finite numbers become the strings ``"inf"`` and ``"nan"``."""
@@ -62,6 +66,8 @@ class Comparison:
             document["worst_input"] = self.worst_input
         if self.reason:
             document["reason"] = self.reason
+        if self.tolerance is not None:
+            document["tolerance"], document["excess"] = self.tolerance, self.excess
         finite: dict[str, Any] = _finite(document)
         return finite
 
@@ -84,6 +90,9 @@ class Certificate:
         warnings: What the verdict does not cover.
         coverage: Sizes, ids and distributions used, and sizes the parent could not run.
         precision: ``"as stored"`` or ``"float32 upcast"``.
+        settings: How the provider was set up: TF32, determinism, optimisations, and the nodes it left to another.
+        also: The same verification on other providers, where that was asked for; their failures are among these.
+        failing_inputs: The first set of inputs on which the models differ, by name; not part of the document.
     """
 
     equivalent: bool
@@ -106,6 +115,19 @@ class Certificate:
     runtime: str = ""
     threads: int = 0
     seconds: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    also: list[Certificate] = field(default_factory=list)
+    failing_inputs: dict[str, Any] | None = None
+
+    def join(self, other: Certificate) -> None:
+        """Makes this the verdict on two providers: both must find the models equivalent."""
+        title = other.provider.removesuffix("ExecutionProvider")
+        self.also.append(other)
+        self.equivalent = self.equivalent and other.equivalent
+        self.failures += [f"on {title}: {failure}" for failure in other.failures]
+        self.warnings += [f"on {title}: {warning}" for warning in other.warnings if warning not in self.warnings]
+        if self.failing_inputs is None:
+            self.failing_inputs = other.failing_inputs
 
     def to_json(self) -> dict[str, Any]:
         """The certificate as one JSON document (``"schema": 1``); NaN and infinities are spelled as strings."""
@@ -130,8 +152,11 @@ class Certificate:
             "seed": self.seed,
             "parent": self.parent_hash,
             "child": self.child_hash,
+            "settings": self.settings,
             "seconds": round(self.seconds, 3),
         }
+        if self.also:
+            document["also"] = [other.to_json() for other in self.also]
         finite: dict[str, Any] = _finite(document)
         return finite
 
@@ -139,7 +164,8 @@ class Certificate:
         """A few lines for a terminal: the verdict, the worst value, what was seen and what was not."""
         verdict = "equivalent" if self.equivalent else "NOT equivalent"
         runs = "1 set of inputs" if self.inputs == 1 else f"{self.inputs} sets of inputs"
-        lines = [f"{verdict}: {runs} on {self.provider.removesuffix('ExecutionProvider')} ({self.precision})"]
+        providers = " and ".join(run.provider.removesuffix("ExecutionProvider") for run in [self, *self.also])
+        lines = [f"{verdict}: {runs} on {providers} ({self.precision})"]
         compared = [*self.outputs, *self.inner]
         if compared:
             worst = max(compared, key=lambda comparison: max(comparison.ratio, comparison.channel_ratio))

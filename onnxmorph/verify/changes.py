@@ -30,12 +30,14 @@ class Changes:
         tensors: Values of the child that carry constants the parent does not have (new or changed weights).
         region: Names of the parent's weights where it differs from the child, or next upstream of there.
         at_inputs: Some of what changed has no weights upstream of it: it works on the graph inputs themselves.
+        replaced: Names of constants of the parent that the child does not have as they are.
         rows: By name of a constant that kept its shape: indices along axis 0 where its content changed.
     """
 
     frontier: list[str]
     tensors: list[ir.Value]
     region: set[str]
+    replaced: set[str]
     at_inputs: bool
     rows: dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]
 
@@ -266,6 +268,7 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
     kept = {output.name for node in child.graph for output in node.outputs}
     parents_nodes += [node for node in parent.graph if not any(output.name in kept for output in node.outputs)]
     region, at_inputs = comparison.region(parents_nodes)
-    region |= {str(value.name) for value in comparison.changed_tensors(0)}
+    replaced = {str(value.name) for value in comparison.changed_tensors(0)}
+    region |= replaced
     changed = comparison.changed_tensors(1)
-    return Changes(frontier, changed, region, at_inputs, comparison.changed_rows(changed))
+    return Changes(frontier, changed, region, replaced, at_inputs, comparison.changed_rows(changed))

@@ -14,7 +14,18 @@ import numpy as np
 
 from onnxmorph._ir import ir
 
-__all__ = ["graphs", "is_floating", "movable", "moved", "moved_inputs", "moved_weights", "set_tensor", "tensors"]
+__all__ = [
+    "graphs",
+    "is_floating",
+    "movable",
+    "moved",
+    "moved_inputs",
+    "moved_tensors",
+    "moved_weights",
+    "set_tensor",
+    "tensors",
+    "with_tensors",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -134,6 +145,43 @@ def set_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
         node.attributes["value"] = ir.AttrTensor("value", tensor)
 
 
+def moved_tensors(
+    model: ir.Model,
+    generator: np.random.Generator,
+    *,
+    only: Collection[str] | None = None,
+    most_bytes: int = 1 << 28,
+) -> dict[ir.Value, ir.TensorProtocol]:
+    """The floating-point weights of a model moved by one rounding, by the value that carries them.
+
+    Args:
+        only: Names of the weights to move; all of them without it.
+        most_bytes: Memory the moved copies may take; what does not fit stays and is left out.
+    """
+    found: dict[ir.Value, ir.TensorProtocol] = {}
+    spent = 0
+    for value, tensor in tensors(model).items():
+        if (only is not None and value.name not in only) or not movable(value, tensor):
+            continue
+        if spent + tensor.nbytes > most_bytes:
+            continue
+        spent += tensor.nbytes
+        array = moved(np.asarray(tensor.numpy()), generator)
+        found[value] = ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
+    return found
+
+
+def with_tensors(model: ir.Model, changed: Mapping[ir.Value, ir.TensorProtocol]) -> ir.Model:
+    """A copy of the model with other tensors of the same types and shapes in some places that `tensors` found."""
+    from onnxmorph.model import clone
+
+    copy = clone(model)
+    for (value, _), twin in zip(tensors(model).items(), tensors(copy), strict=True):
+        if value in changed:
+            set_tensor(twin, changed[value])
+    return copy
+
+
 def moved_weights(
     model: ir.Model,
     generator: np.random.Generator,
@@ -141,25 +189,5 @@ def moved_weights(
     only: Collection[str] | None = None,
     most_bytes: int = 1 << 28,
 ) -> ir.Model:
-    """A copy of the model with its floating-point weights moved by one rounding.
-
-    Args:
-        only: Names of the weights to move; all of them without it.
-        most_bytes: Memory the moved copies may take; what does not fit stays, shared with the model given.
-    """
-    from onnxmorph.model import clone
-
-    copy = clone(model)
-    candidates = [
-        (value, tensor)
-        for value, tensor in tensors(copy).items()
-        if (only is None or value.name in only) and movable(value, tensor)
-    ]
-    spent = 0
-    for value, tensor in candidates:
-        if spent + tensor.nbytes > most_bytes:
-            continue
-        spent += tensor.nbytes
-        array = moved(np.asarray(tensor.numpy()), generator)
-        set_tensor(value, ir.Tensor(array, dtype=tensor.dtype, name=tensor.name))
-    return copy
+    """A copy of the model with its floating-point weights moved by one rounding; arguments of `moved_tensors`."""
+    return with_tensors(model, moved_tensors(model, generator, only=only, most_bytes=most_bytes))

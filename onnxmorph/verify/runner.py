@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +11,19 @@ import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.verify.compare import flatten
-from onnxmorph.verify.inputs import Feeds
-from onnxmorph.verify.noise import is_floating
-from onnxmorph.verify.runtime import Session, open_session
+from onnxmorph.verify.feeds import Feeds
+from onnxmorph.verify.noise import is_floating, with_tensors
+from onnxmorph.verify.runtime import Prepared, Session, open_session, prepare
 from onnxmorph.verify.stochastic import cut
 from onnxmorph.verify.upcast import upcast
 
-__all__ = ["Running", "Stage", "Values"]
+__all__ = ["Runnable", "Running", "Stage", "Values"]
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array | None]
+
+_MOST_EXCHANGED = 1 << 26
+"""Bytes of weights up to which a session holds copies of its own, so that other numbers need no other session."""
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Stage:
         provider: ONNX Runtime's name of the execution provider.
         outputs: Names of the graph outputs, the same in both models.
         pairs: Inner values to look at: name in the parent to name in the child.
+        watched: Values to look at besides, of the parent and of the child, that are compared with nothing.
         wide: Run 16-bit floating-point models as float32.
         drawn: Random values that are fed rather than drawn.
     """
@@ -37,8 +42,10 @@ class Stage:
     provider: str
     outputs: list[str]
     pairs: dict[str, str] = field(default_factory=dict)
+    watched: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
     wide: bool = False
     drawn: list[str] = field(default_factory=list)
+    _prepared: dict[tuple[int, bool], tuple[ir.Model, Prepared]] = field(default_factory=dict)
 
     def open(self, model: ir.Model, *, child: bool = False, optimise: bool = False, drawing: bool = False) -> Running:
         """A session of the model; with ``optimise`` it gives graph outputs only, so that nothing hinders a fusion.
@@ -49,24 +56,57 @@ class Stage:
         Raises:
             RuntimeFailure: ONNX Runtime cannot load it here.
         """
-        prepared = model if drawing else cut(model, self.drawn)
-        prepared = upcast(prepared) if self.wide else prepared
+        prepared = self._prepare(model, drawing)
         names = {name: name for name in self.outputs}
         if drawing:
             names |= {name: name for name in self.drawn}
         elif not optimise:
             names |= self.pairs if child else {name: name for name in self.pairs}
-        extra = list(dict.fromkeys(name for name in names.values() if name not in self.outputs))
-        return Running(open_session(prepared, self.provider, extra, optimise=optimise), names, self.wide)
+        watched = [] if optimise or drawing else self.watched[child]
+        extra = [name for name in dict.fromkeys([*names.values(), *watched]) if name not in self.outputs]
+        size = sum(prepared.form.initializers[name].nbytes for name in prepared.weights)
+        session = open_session(
+            prepared,
+            self.provider,
+            extra,
+            optimise=optimise,
+            exchangeable=prepared.weights if size <= _MOST_EXCHANGED else (),
+        )
+        return Running(session, names, self.wide)
+
+    def _prepare(self, model: ir.Model, drawing: bool) -> Prepared:
+        key = (id(model), drawing)
+        if key not in self._prepared:
+            made = model if drawing else cut(model, self.drawn)
+            # The model is kept beside, so that its id is nobody else's.
+            self._prepared[key] = (model, prepare(upcast(made) if self.wide else made))
+        return self._prepared[key][1]
+
+    def varied(
+        self,
+        running: Running,
+        model: ir.Model,
+        tensors: Mapping[ir.Value, ir.TensorProtocol],
+        *,
+        child: bool = False,
+    ) -> Runnable:
+        """The model with other numbers in some of its constants, in the open session where that can take them.
+
+        Raises:
+            RuntimeFailure: It needs a session of its own, and ONNX Runtime cannot load it here.
+        """
+        arrays = {str(value.name): np.asarray(tensor.numpy()) for value, tensor in tensors.items()}
+        if all(value.graph is model.graph and value.name in running.exchangeable for value in tensors):
+            return _Varied(running, arrays)
+        varied = with_tensors(model, tensors)
+        try:
+            return self.open(varied, child=child)
+        finally:
+            self._prepared.pop((id(varied), False), None)
 
 
-class Running:
-    """An open session that answers by the parent's names."""
-
-    def __init__(self, session: Session, names: Mapping[str, str], wide: bool) -> None:
-        self._session = session
-        self._names = dict(names)
-        self._wide = wide
+class Runnable:
+    """What answers by the parent's names."""
 
     def values(self, feeds: Feeds, names: Sequence[str] | None = None) -> Values:
         """Values by the parent's names, members of sequences and maps each under its own; ``names`` limits them.
@@ -74,19 +114,63 @@ class Running:
         Raises:
             RuntimeFailure: The run failed.
         """
+        raise NotImplementedError
+
+
+class Running(Runnable):
+    """An open session."""
+
+    def __init__(self, session: Session, names: Mapping[str, str], wide: bool) -> None:
+        self._session = session
+        self._names = dict(names)
+        self._wide = wide
+
+    @property
+    def exchangeable(self) -> Collection[str]:
+        """Names of the weights that `exchanged` takes."""
+        return self._session.exchangeable
+
+    def exchanged(self, arrays: Mapping[str, Array]) -> contextlib.AbstractContextManager[None]:
+        """Runs inside go with these numbers in these weights."""
+        return self._session.exchanged(arrays)
+
+    def values(self, feeds: Feeds, names: Sequence[str] | None = None) -> Values:
+        return self.watch(feeds, names, ())[0]
+
+    def watch(
+        self, feeds: Feeds, names: Sequence[str] | None, watched: Sequence[str]
+    ) -> tuple[Values, dict[str, Array]]:
+        """The values, and from the same run arrays by the model's own names.
+
+        Raises:
+            RuntimeFailure: The run failed.
+        """
         asked = [name for name in (self._names if names is None else names) if name in self._names]
-        if not asked:
-            return {}
-        raw = self._session.run(self._fed(feeds), list(dict.fromkeys(self._names[name] for name in asked)))
+        if not asked and not watched:
+            return {}, {}
+        own = list(dict.fromkeys([*(self._names[name] for name in asked), *watched]))
+        raw = self._session.run(self._fed(feeds), own)
         values: Values = {}
         for name in asked:
             values.update(flatten(raw[self._names[name]], name))
-        return values
+        return values, {name: raw[name] for name in watched if isinstance(raw[name], np.ndarray)}
 
     def _fed(self, feeds: Feeds) -> Feeds:
         if not self._wide:
             return feeds
         return {name: _widened(value) for name, value in feeds.items()}
+
+
+class _Varied(Runnable):
+    """An open session, with other numbers in some of its weights for as long as it is asked."""
+
+    def __init__(self, running: Running, arrays: Mapping[str, Array]) -> None:
+        self._running = running
+        self._arrays = arrays
+
+    def values(self, feeds: Feeds, names: Sequence[str] | None = None) -> Values:
+        with self._running.exchanged(self._arrays):
+            return self._running.values(feeds, names)
 
 
 def _widened(value: Any) -> Any:

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,21 +30,26 @@ if TYPE_CHECKING:
     from onnxmorph.model import RuntimeForm
 
 __all__ = [
+    "Prepared",
     "Provider",
     "ProviderChoice",
     "Session",
     "choose_provider",
+    "choose_providers",
     "open_session",
+    "prepare",
     "providers_by_node",
     "runtime_version",
+    "settings",
     "threads",
 ]
 
-Provider = Literal["auto", "cuda", "cpu"]
+Provider = Literal["auto", "cuda", "cpu", "both"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _MOST_THREADS = 8
+_CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,7 @@ def _one_line(error: BaseException) -> str:
 
 def _provider_options(name: str) -> list[Any]:
     if name == _CUDA:
-        options = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-        return [(_CUDA, options), _CPU]
+        return [(_CUDA, dict(_CUDA_OPTIONS)), _CPU]
     return [_CPU]
 
 
@@ -133,12 +137,23 @@ class Session:
         form: What to load; the arrays of its initializers are used in place, not copied, and are kept alive here.
         provider: Name of the execution provider; a session that ends up elsewhere is an error.
         optimise: ``False`` for the reference tier (every graph optimisation and prepacking off), ``True`` for all on.
+        profile: Prefix of the trace to write.
+        exchangeable: Names of initializers to hold as copies of the session's own, which `exchanged` can overwrite.
+            Only the reference tier on the CPU reads weights where they lie: elsewhere there are none.
 
     Raises:
         RuntimeFailure: ONNX Runtime cannot load the model here, or gave another provider than was asked for.
     """
 
-    def __init__(self, form: RuntimeForm, provider: str, *, optimise: bool = False, profile: str | None = None) -> None:
+    def __init__(
+        self,
+        form: RuntimeForm,
+        provider: str,
+        *,
+        optimise: bool = False,
+        profile: str | None = None,
+        exchangeable: Collection[str] = (),
+    ) -> None:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -158,11 +173,18 @@ class Session:
             options.profile_file_prefix = profile
         self._kept: list[Any] = [form]
         names = list(form.initializers)
+        in_place = provider == _CPU and not optimise
+        self._own: dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
         if names:
-            values = [_external_value(ort, form.initializers[name]) for name in names]
+            arrays = dict(form.initializers)
+            for name in names if in_place else ():
+                if name in exchangeable:
+                    self._own[name] = (arrays[name].copy(), arrays[name])
+                    arrays[name] = self._own[name][0]
+            values = [_external_value(ort, arrays[name]) for name in names]
             self._kept.append(values)
             options.add_external_initializers(names, values)
-            if provider == _CPU and not optimise:
+            if in_place:
                 # The first call alone makes the session copy them all; the second lets it use them where they lie.
                 for name, value in zip(names, values, strict=True):
                     options.add_initializer(name, value)
@@ -198,29 +220,121 @@ class Session:
             raise RuntimeFailure(_one_line(error)) from error
         return dict(zip(names, values, strict=True))
 
+    @property
+    def exchangeable(self) -> Collection[str]:
+        """Names of the initializers that `exchanged` takes."""
+        return self._own.keys()
+
+    @contextlib.contextmanager
+    def exchanged(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[None]:
+        """Runs inside go with these numbers in the place of the weights of these names.
+
+        The session reads its initializers where they lie, so that no other session is needed to try other numbers.
+        """
+        import numpy as np
+
+        try:
+            for name, array in arrays.items():
+                np.copyto(self._own[name][0], array, casting="unsafe")
+            yield
+        finally:
+            for name in arrays:
+                own, original = self._own[name]
+                np.copyto(own, original)
+
     def end_profiling(self) -> str:
         """Stops profiling and returns the path of the trace."""
         return str(self._session.end_profiling())
 
 
-def open_session(
-    model: ir.Model, provider: str, extra_outputs: Sequence[str] = (), *, optimise: bool = False
-) -> Session:
-    """A session of ``model`` whose outputs are the graph's and ``extra_outputs``, its weights used where they lie.
+@dataclass(frozen=True)
+class Prepared:
+    """A model in the form ONNX Runtime takes, made once for all its sessions.
+
+    Attributes:
+        form: With the model's own outputs. Weights that could be exchanged are outside the proto, however small.
+        infos: What to append to the serialized form for one more output, by name of a value of the main graph.
+        weights: Names of the initializers of the main graph that are weights.
+    """
+
+    form: RuntimeForm
+    infos: Mapping[str, bytes]
+    weights: frozenset[str]
+
+    def with_outputs(self, names: Sequence[str]) -> RuntimeForm:
+        """The form with more outputs; serialized messages that follow each other are merged by every reader."""
+        from onnxmorph.model import RuntimeForm
+
+        return RuntimeForm(self.form.proto + b"".join(self.infos[name] for name in names), self.form.initializers)
+
+
+def prepare(model: ir.Model) -> Prepared:
+    """Writes a model for ONNX Runtime, its weights used where they lie.
 
     Raises:
-        RuntimeFailure: ONNX Runtime cannot load the model here.
+        ModelError: The model is over 2 GiB without its initializers.
     """
     from onnxmorph.model import RuntimeForm, runtime_form
+    from onnxmorph.verify.noise import movable
 
-    form = runtime_form(model, tuple(extra_outputs))
+    weights = frozenset(
+        str(value.name)
+        for value in model.graph.initializers.values()
+        if value.const_value is not None and not value.is_graph_input() and movable(value, value.const_value)
+    )
+    form = runtime_form(model, apart=weights)
     # ONNX Runtime drops initializers nobody uses before it looks for those it was handed, and fails to find them.
     used = {
         name: array
         for name, array in form.initializers.items()
         if model.graph.initializers[name].uses() or model.graph.initializers[name].is_graph_output()
     }
-    return Session(RuntimeForm(form.proto, used), provider, optimise=optimise)
+    values = [value for node in model.graph for value in node.outputs if value.name]
+    infos = _Infos({str(value.name): value for value in [*model.graph.inputs, *values]})
+    return Prepared(RuntimeForm(form.proto, used), infos, weights & used.keys())
+
+
+class _Infos(Mapping[str, bytes]):
+    """Declarations of outputs, serialized when they are asked for."""
+
+    def __init__(self, values: Mapping[str, ir.Value]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> bytes:
+        import onnx
+
+        from onnxmorph._ir import ir
+
+        model = onnx.ModelProto()
+        info = model.graph.output.add(name=name)
+        kind = self._values[name].type
+        if kind is not None:
+            ir.serde.serialize_type_into(info.type, kind)
+        return bytes(model.SerializeToString())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def open_session(
+    model: ir.Model | Prepared,
+    provider: str,
+    extra_outputs: Sequence[str] = (),
+    *,
+    optimise: bool = False,
+    exchangeable: Collection[str] = (),
+) -> Session:
+    """A session of ``model`` whose outputs are the graph's and ``extra_outputs``, its weights used where they lie.
+
+    Raises:
+        RuntimeFailure: ONNX Runtime cannot load the model here.
+    """
+    prepared = model if isinstance(model, Prepared) else prepare(model)
+    form = prepared.with_outputs(extra_outputs)
+    return Session(form, provider, optimise=optimise, exchangeable=exchangeable)
 
 
 def _external_value(ort: Any, array: np.ndarray[Any, Any]) -> Any:
@@ -273,7 +387,27 @@ def _probe_cuda() -> str | None:
     return None
 
 
-def choose_provider(wanted: Provider = "auto") -> ProviderChoice:
+def choose_providers(wanted: Provider = "auto") -> list[ProviderChoice]:
+    """The providers to verify on, one after the other: CUDA and the CPU for ``both``, else one.
+
+    Raises:
+        RuntimeFailure: CUDA was asked for, alone or with the CPU, and does not work here.
+        ValueError: ``wanted`` is none of ``auto``, ``cuda``, ``cpu``, ``both``.
+    """
+    if wanted == "both":
+        return [choose_provider("cuda"), choose_provider("cpu")]
+    return [choose_provider(wanted)]
+
+
+def settings(provider: str) -> dict[str, Any]:
+    """How every session on this provider is set up, as it stands in a certificate."""
+    common = {"deterministic": True, "optimisations": ["off", "on"]}
+    if provider != _CUDA:
+        return common
+    return {**common, "tf32": False, "cudnn_conv_algo_search": _CUDA_OPTIONS["cudnn_conv_algo_search"]}
+
+
+def choose_provider(wanted: Literal["auto", "cuda", "cpu"] = "auto") -> ProviderChoice:
     """The provider to verify on.
 
     Raises:
@@ -281,7 +415,7 @@ def choose_provider(wanted: Provider = "auto") -> ProviderChoice:
         ValueError: ``wanted`` is none of ``auto``, ``cuda``, ``cpu``.
     """
     if wanted not in ("auto", "cuda", "cpu"):
-        raise ValueError(f"provider {wanted!r} is not one of auto, cuda, cpu")
+        raise ValueError(f"provider {wanted!r} is not one of auto, cuda, cpu, both")
     if wanted == "cpu":
         return ProviderChoice(_CPU, "asked for")
     why_not = _probe_cuda()

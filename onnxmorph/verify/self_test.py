@@ -1,0 +1,80 @@
+"""The negative self-test: is a fault in what changed seen by the comparison that has just passed?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from onnxmorph._ir import ir
+from onnxmorph.errors import RuntimeFailure
+from onnxmorph.verify.certificate import Certificate
+from onnxmorph.verify.faults import places, summarise, try_faults
+from onnxmorph.verify.noise import tensors
+from onnxmorph.verify.reference import Reference
+from onnxmorph.verify.runner import Runnable, Running, Stage
+
+__all__ = ["plant_faults"]
+
+_SECONDS = 2.0
+
+
+def plant_faults(
+    certificate: Certificate,
+    child: tuple[ir.Model, Running],
+    suspects: Sequence[ir.Value],
+    references: Sequence[Reference],
+    stage: Stage,
+    *,
+    seed: int,
+    deadline: float,
+) -> None:
+    """Plants faults in weights of the child and notes in the certificate the smallest size that is seen.
+
+    Args:
+        certificate: With every comparison made; gets ``faults``, ``detectable_fault`` and warnings.
+        child: The model, and its open session.
+        suspects: The weights to plant them in, values of the child.
+        references: The parent's values to compare with, by set of inputs.
+        stage: How models are run.
+        deadline: When to stop, by ``time.perf_counter``; two seconds are always taken where they are needed.
+    """
+    from onnxmorph.model import clone
+
+    model, running = child
+    copy = clone(model)
+    originals = tensors(copy)
+    names = {value.name for value in suspects}
+    planted_in = {value: tensor for value, tensor in originals.items() if value.name in names}
+    twins = dict(zip(originals, tensors(model), strict=True))
+    end = max(deadline, time.perf_counter() + _SECONDS)
+
+    def seen() -> bool:
+        now = {value: _carried(value) for value in planted_in}
+        changed = {twins[value]: tensor for value, tensor in now.items() if tensor is not planted_in[value]}
+        try:
+            faulty = stage.varied(running, model, changed, child=True)
+            return any(_sees(faulty, reference, certificate) for reference in references)
+        except RuntimeFailure:
+            return True  # it does not even run any more
+
+    planted = places(list(planted_in), planted_in, seed)
+    trials = try_faults(planted, planted_in, seen, lambda: time.perf_counter() > end)
+    certificate.faults = [trial.to_json() for trial in trials]
+    certificate.detectable_fault, warnings = summarise(trials)
+    certificate.warnings += warnings
+
+
+def _carried(value: ir.Value) -> ir.TensorProtocol:
+    node = value.producer()
+    tensor = value.const_value if node is None else node.attributes["value"].as_tensor()
+    assert tensor is not None
+    return tensor
+
+
+def _sees(faulty: Runnable, reference: Reference, certificate: Certificate) -> bool:
+    judged = {leaf.name for leaf in [*certificate.outputs, *certificate.inner] if leaf.status != "nondeterministic"}
+    return any(
+        reference.measure(name, array).worst() > certificate.limit
+        for name, array in faulty.values(reference.feeds, reference.names).items()
+        if name in judged and name in reference.values
+    )

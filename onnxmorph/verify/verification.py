@@ -1,0 +1,396 @@
+"""One verification while it runs: the sessions, the inputs, and what has been seen so far."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from onnxmorph._ir import ir
+from onnxmorph.errors import RuntimeFailure, SelectionError
+from onnxmorph.verify.certificate import Certificate
+from onnxmorph.verify.changes import Changes, changes
+from onnxmorph.verify.faults import nearest_values, sample
+from onnxmorph.verify.feeds import Assignment, Feeds, InputSet
+from onnxmorph.verify.inputs import InputPlan
+from onnxmorph.verify.noise import moved_inputs, moved_tensors, tensors
+from onnxmorph.verify.reach import reach
+from onnxmorph.verify.real_data import samples
+from onnxmorph.verify.reference import Reference
+from onnxmorph.verify.request import Request
+from onnxmorph.verify.runner import Runnable, Running, Stage
+from onnxmorph.verify.self_test import plant_faults
+from onnxmorph.verify.specs import did_you_mean
+from onnxmorph.verify.stochastic import draws
+from onnxmorph.verify.verdict import Verdict
+from onnxmorph.verify.watch import Watch
+
+__all__ = ["ChildFailure", "Verification"]
+
+_MOST_INNER = 256
+_MOST_SETS = 10
+_MOST_REAL_SETS = 64
+_FEWEST_SETS = 2
+_RUNS_A_SET = 6
+_REPEATED_SETS = 2
+_MOST_FAILING_SETS = 2
+_EXTRA_NOISE = 3
+_KEPT_REFERENCES = 3
+_MOST_KEPT_BYTES = 1 << 28
+_MOST_MOVED_BYTES = 1 << 27
+_LARGE_BYTES = 1 << 29
+_GROUP_BYTES = 48 << 20
+_PROBED_VALUES = 16
+
+
+class ChildFailure(RuntimeFailure):
+    """The parent loads and runs, and the child does not."""
+
+
+class Verification:
+    """Runs both models on every set of inputs and fills the certificate.
+
+    Args:
+        parent: The parent.
+        child: The child, of the same signature.
+        request: What is wanted.
+        certificate: Gets the comparisons, failures, warnings, coverage and faults.
+        wide: Run 16-bit floating-point models as float32.
+        unit: Relative error of one rounding where that is more than the run's own type has.
+
+    Raises:
+        SelectionError: The request names what is not there.
+        RuntimeFailure: Inputs of such a type cannot be made up.
+    """
+
+    def __init__(
+        self, parent: ir.Model, child: ir.Model, request: Request, certificate: Certificate, *, wide: bool, unit: float
+    ) -> None:
+        self.parent, self.child = parent, child
+        self.request, self.certificate = request, certificate
+        self.unit = unit
+        self.reach = reach(self.parent)
+        self.changes: Changes = changes(parent, child)
+        self.size = sum(tensor.nbytes for tensor in tensors(parent).values())
+        self.asked = dict(_checked_frontier(parent, child, request.frontier))
+        self.suspects = self._suspects()
+        self.region = set(self.changes.region)
+        if not self.changes.tensors and not self.changes.frontier:
+            self.region |= {str(value.name) for value in self.suspects}
+        outputs = [str(value.name) for value in parent.graph.outputs]
+        request.tolerances.check(outputs)
+        self.watch = Watch(parent, child, self.changes.frontier)
+        self.stage = Stage(
+            certificate.provider,
+            outputs,
+            self._pairs(outputs),
+            watched=self.watch.names,
+            wide=wide,
+            drawn=draws(parent, child),
+        )
+        self.plan = InputPlan(
+            parent,
+            shapes=request.shapes,
+            seed=request.seed,
+            rows=self.changes.rows,
+            new_tables=self.changes.replaced,
+        )
+        self.verdict = Verdict(certificate, self.stage, request.tolerances, set(self.asked))
+        self.noise = np.random.default_rng([request.seed, 1])
+        self.references: list[Reference] = []
+        self._kept_bytes = 0
+        self._moved_child: Runnable | None = None
+        self._near: list[Runnable] = []
+
+    # -- what to compare -----------------------------------------------------------------------------------------------
+
+    def _suspects(self) -> list[ir.Value]:
+        """Weights of the child in which faults will be planted: those that changed, else any."""
+        changed = self.changes.tensors
+        return sample(changed if changed else list(tensors(self.child)), tensors(self.child), self.request.seed)
+
+    def _pairs(self, outputs: Sequence[str]) -> dict[str, str]:
+        """Inner values to compare, upstream first: those asked for, and the frontier of what changed.
+
+        Between two models that do not differ, the values next to the weights that faults will be planted in stand for
+        the frontier: there a difference of that weight would put it.
+        """
+        found = [name for name in self.changes.frontier if name not in self.asked] if self.request.inner else []
+        if self.request.inner and not self.changes.frontier and not self.changes.tensors:
+            known = {output.name for node in self.parent.graph for output in node.outputs}
+            found = [name for value in self.suspects for name in nearest_values(self.child, value) if name in known]
+        if self.request.everywhere:
+            found = [name for name in common_values(self.parent, self.child) if name not in self.asked]
+        elif len(found) > _MOST_INNER:
+            step = len(found) / _MOST_INNER
+            self.certificate.warnings.append(
+                f"{len(found)} inner values lie on the frontier of what changed; {_MOST_INNER} of them were compared "
+                "(--inner all compares every one)"
+            )
+            found = [found[int(index * step)] for index in range(_MOST_INNER)]
+        pairs = {name: name for name in found} | self.asked
+        order = {output.name: place for place, node in enumerate(self.child.graph) for output in node.outputs}
+        ordered = sorted(pairs.items(), key=lambda pair: order.get(pair[1], 0))
+        return {name: child_name for name, child_name in ordered if name not in outputs}
+
+    # -- the runs ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Feeds both models, fills the certificate's comparisons and failures, and plants the faults.
+
+        Raises:
+            RuntimeFailure: The parent cannot be run, or nothing can be judged.
+            ChildFailure: The child cannot be loaded.
+        """
+        certificate = self.certificate
+        certificate.tiers = ["optimisations off"]
+        if self.size <= _LARGE_BYTES:
+            certificate.tiers.append("optimisations on (outputs)")
+        else:  # optimised sessions hold repacked copies of all weights
+            certificate.warnings.append(
+                "optimised sessions were left out: their copies of the weights would fill memory"
+            )
+        self.parent_running = self.stage.open(self.parent)
+        drawing = self.stage.open(self.parent, drawing=True) if self.stage.drawn else None
+        sets = self._input_sets(drawing)
+        self.child_running, self.child_optimised = self._open_child()
+        self.parent_optimised = (
+            self.stage.open(self.parent, optimise=True) if self.child_optimised is not None else None
+        )
+        self._near = [self._open_near()]
+        self._far = self._open_far()
+        groups = self._groups(sets[0].feeds) if sets else []
+        used: list[InputSet] = []
+        failing = left_out = 0
+        for index, item in enumerate(sets):
+            if index >= _FEWEST_SETS and time.perf_counter() > self.request.deadline:
+                left_out = len(sets) - index
+                break
+            try:
+                judged = self._run_set(item, groups, len(used), repeat=index < _REPEATED_SETS)
+            except ChildFailure as failure:
+                certificate.failures.append(str(failure))
+                certificate.failing_inputs = dict(item.feeds)
+                used.append(item)
+                break
+            if judged:
+                used.append(item)
+            if self.verdict.differs:
+                failing += 1
+                if certificate.failing_inputs is None:
+                    certificate.failing_inputs = dict(item.feeds)
+            if failing >= _MOST_FAILING_SETS:
+                break
+        certificate.inputs = len(used)
+        certificate.coverage = self.plan.coverage(used) | self.watch.coverage()
+        if left_out:
+            certificate.coverage["sets_left_out"] = left_out
+        if self.stage.drawn:
+            certificate.warnings.append(
+                f"{len(self.stage.drawn)} random value(s) were fed alike to both models: {self.stage.drawn[0]!r}"
+                + (" and others" if len(self.stage.drawn) > 1 else "")
+            )
+        self.verdict.conclude()
+        certificate.warnings += self.watch.warnings()
+        if self.request.faults and not certificate.failures:
+            plant_faults(
+                certificate,
+                (self.child, self.child_running),
+                self.suspects,
+                self.references,
+                self.stage,
+                seed=self.request.seed,
+                deadline=self.request.deadline,
+            )
+
+    def _run_set(self, item: InputSet, groups: Sequence[list[str]], run: int, *, repeat: bool) -> bool:
+        """Both models on one set of inputs.
+
+        Returns:
+            Whether the parent gave anything to judge by.
+
+        Raises:
+            ChildFailure: The child does not run on it.
+        """
+        judged = False
+        for place, group in enumerate(groups):
+            reference = self._reference(item, group, repeat=repeat, first=place == 0)
+            if reference is None:
+                continue
+            judged = True
+            watched = self.watch.names[1] if place == 0 else []
+            with _blaming_child(f"the parent runs at {item.description} and the child does not"):
+                values, inside = self.child_running.watch(item.feeds, group, watched)
+                optimised = self.child_optimised.values(item.feeds, group) if self.child_optimised is not None else {}
+            self.watch.add("child", inside)
+            for tier, found in (("", values), ("optimised", optimised)):
+                if found and not self.verdict.take(reference, found, run, optimised=bool(tier)):
+                    self._escalate(reference)
+                    self.verdict.take(reference, found, run, optimised=bool(tier))
+            self._keep(reference)
+        return judged
+
+    def _input_sets(self, drawing: Running | None) -> list[InputSet]:
+        begun = time.perf_counter()
+        longest = 0.0
+        trial = drawing or self.parent_running
+        outputs = self.stage.outputs
+
+        def runs(feeds: Feeds) -> None:
+            nonlocal longest
+            start = time.perf_counter()
+            trial.values(feeds, outputs)
+            longest = max(longest, time.perf_counter() - start)
+
+        search_end = begun + 0.3 * max(self.request.deadline - begun, 0.0)
+        sets = self._real_sets(runs)
+        sizes: list[Assignment] = []
+        try:
+            sizes = self.plan.find_sizes(runs, out_of_time=lambda: time.perf_counter() > search_end)
+        except RuntimeFailure:
+            if not sets:
+                raise
+        left = max(self.request.deadline - time.perf_counter(), 0.0)
+        affordable = int(left / (_RUNS_A_SET * max(longest, 1e-4)))
+        if sizes:
+            sets += self.plan.sets(sizes, max(_FEWEST_SETS, min(_MOST_SETS, affordable)))
+            sets += self.plan.sweeps(sizes)
+        if drawing is not None:
+            for item in sets:
+                given = {name: item.feeds[name] for name in self.stage.drawn if name in item.feeds}
+                own = {name: value for name, value in item.feeds.items() if name not in given}
+                item.feeds |= drawing.values(own, self.stage.drawn) | given
+        return sets
+
+    def _real_sets(self, runs: Callable[[Feeds], None]) -> list[InputSet]:
+        """Samples of the data that was given, as many as there is room for; the parent must run on the first."""
+        found: list[InputSet] = []
+        if self.request.inputs is None:
+            return found
+        for item in samples(self.request.inputs, self.parent, seed=self.request.seed, drawn=self.stage.drawn):
+            if len(found) >= _MOST_REAL_SETS:
+                self.certificate.warnings.append(f"of the data given, the first {_MOST_REAL_SETS} portions were used")
+                break
+            if not found:
+                runs({name: value for name, value in item.feeds.items() if name not in self.stage.drawn})
+            found.append(item)
+        return found
+
+    def _open_child(self) -> tuple[Running, Running | None]:
+        with _blaming_child("the parent loads and the child does not"):
+            child = self.stage.open(self.child, child=True)
+            large = self.size > _LARGE_BYTES
+            return child, None if large else self.stage.open(self.child, child=True, optimise=True)
+
+    def _open_near(self) -> Runnable:
+        moved = moved_tensors(self.parent, self.noise, only=self.region, most_bytes=_MOST_MOVED_BYTES)
+        return self.stage.varied(self.parent_running, self.parent, moved)
+
+    def _open_far(self) -> Runnable:
+        moved = moved_tensors(self.parent, self.noise, most_bytes=_MOST_MOVED_BYTES)
+        return self.stage.varied(self.parent_running, self.parent, moved)
+
+    def _groups(self, feeds: Feeds) -> list[list[str]]:
+        """Values to look at in one run: all of them, or as many as fit into memory in all their copies."""
+        names = list(self.stage.pairs)
+        groups: list[list[str]] = [list(self.stage.outputs)]
+        room = _GROUP_BYTES
+        for start in range(0, len(names), _PROBED_VALUES):
+            chunk = names[start : start + _PROBED_VALUES]
+            values = self.parent_running.values(feeds, chunk)
+            sizes = {name: array.nbytes if (array := values.get(name)) is not None else 0 for name in chunk}
+            if start == 0 and max(sizes.values()) * len(names) < room:
+                return [[*self.stage.outputs, *names]]
+            for name, size in sizes.items():
+                if size > room and len(groups[-1]) > 0:
+                    groups.append([])
+                    room = _GROUP_BYTES
+                groups[-1].append(name)
+                room -= size
+        return groups
+
+    def _reference(self, item: InputSet, names: list[str], *, repeat: bool, first: bool) -> Reference | None:
+        """The parent's values, and its noise; ``None`` where it does not run or gives only NaN and infinity."""
+        feeds = item.feeds
+        try:
+            values, inside = self.parent_running.watch(feeds, names, self.watch.names[0] if first else [])
+        except RuntimeFailure as failure:
+            self.plan.dropped.append({"sizes": item.sizes, "inputs": item.description, "reason": str(failure)[:200]})
+            return None
+        reference = Reference(feeds, names, values, unit=self.unit, reach=self.reach)
+        self.watch.add("parent", inside)
+        if reference.says_nothing():
+            self.plan.dropped.append({"inputs": item.description, "reason": "the parent gives only NaN and infinity"})
+            return None
+        if repeat:
+            reference.repeats.append(self.parent_running.values(feeds, names))
+        moved = moved_inputs(feeds, self.noise)
+        # A rounding can leave the domain of an operator; such a run tells nothing about noise.
+        with contextlib.suppress(RuntimeFailure):
+            reference.near.append(self._near[0].values(moved if self.changes.at_inputs else feeds, names))
+        outputs = [name for name in names if name in self.stage.outputs]
+        if outputs:
+            with contextlib.suppress(RuntimeFailure):
+                reference.far.append(self._far.values(moved, outputs))
+            if self.parent_optimised is not None:
+                with contextlib.suppress(RuntimeFailure):
+                    reference.far.append(self.parent_optimised.values(feeds, outputs))
+        return reference
+
+    def _escalate(self, reference: Reference) -> None:
+        """More noise before anything is called different: a rare flip may not have shown in the first run, and the
+        child may be conditioned a little worse than the parent."""
+        reference.escalated = True
+        while len(self._near) < _EXTRA_NOISE:
+            self._near.append(self._open_near())
+        for running in self._near[1:]:
+            feeds = moved_inputs(reference.feeds, self.noise) if self.changes.at_inputs else reference.feeds
+            with contextlib.suppress(RuntimeFailure):
+                reference.near.append(running.values(feeds, reference.names))
+        changed = {str(value.name) for value in self.changes.tensors}
+        if self._moved_child is None and changed:
+            moved = moved_tensors(self.child, self.noise, only=changed, most_bytes=_MOST_MOVED_BYTES)
+            self._moved_child = self.stage.varied(self.child_running, self.child, moved, child=True)
+        if self._moved_child is not None:
+            with contextlib.suppress(RuntimeFailure):
+                reference.moved_child = self._moved_child.values(reference.feeds, reference.names)
+
+    def _keep(self, reference: Reference) -> None:
+        size = reference.nbytes()
+        if len(self.references) < _KEPT_REFERENCES and self._kept_bytes + size <= _MOST_KEPT_BYTES:
+            self.references.append(reference)
+            self._kept_bytes += size
+
+
+def common_values(parent: ir.Model, child: ir.Model) -> list[str]:
+    """Names of values that both main graphs compute, in the child's order."""
+    known = {output.name for node in parent.graph if node.op_type != "Constant" for output in node.outputs}
+    return [
+        output.name
+        for node in child.graph
+        if node.op_type != "Constant"
+        for output in node.outputs
+        if output.name and output.name in known
+    ]
+
+
+@contextlib.contextmanager
+def _blaming_child(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeFailure as failure:
+        raise ChildFailure(f"{what}: {failure}") from failure
+
+
+def _checked_frontier(parent: ir.Model, child: ir.Model, frontier: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    for side, model in ((0, parent), (1, child)):
+        names = [str(output.name) for node in model.graph for output in node.outputs if output.name]
+        for pair in frontier:
+            if pair[side] not in names:
+                title = ("parent", "child")[side]
+                raise SelectionError(
+                    f"frontier: the {title} computes no value {pair[side]!r}{did_you_mean(pair[side], names)}"
+                )
+    return [(str(before), str(after)) for before, after in frontier]
