@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "activate": "Make activations parametric.",
     "fold": "Fold what is linear, without effect, dead or double.",
     "apply": "Carry out a recipe of several morphs.",
+    "batch": "Carry out a recipe on many models.",
     "verify": "Show that two models compute the same, or where they part.",
     "diff": "Show what two models differ in.",
     "replay": "Make a child again from its parent and its records.",
