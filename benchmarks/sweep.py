@@ -2,6 +2,7 @@
 """Every layer of every model: plan a morph, carry it out, verify the child. What was done, what was refused and why.
 
     python benchmarks/sweep.py                                  # deepen, all models there are, docs/sweep_deepen.md
+    python benchmarks/sweep.py --morph morphs --source zoo,samples --budget 0.2    # every other morph, every variant
     python benchmarks/sweep.py --source samples --jobs 1        # only one source of models
     python benchmarks/sweep.py some/folder/*.onnx --out -       # these files; the table to the terminal
     python benchmarks/sweep.py --methods mirror,netmorph,identity,residual --layers 5
@@ -45,14 +46,14 @@ from typing import IO, TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.sweep_report import OUTCOMES, SOURCES, report  # noqa: E402
+from benchmarks.variants import MORPHS  # noqa: E402
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from onnxmorph.graph.layers import LinearLayer
-    from onnxmorph.plan import Plan
 
-SOURCES = ("zoo", "samples", "fetched", "generated")
-OUTCOMES = ("done", "refused", "wrong", "crash", "blind", "unverifiable", "late")
 FLOATS = frozenset(("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"))
 NOT_CONSTANT = frozenset(("unsupported-op", "weight-not-constant", "weight-is-function-input", "weight-overridable"))
 """Codes of layers that hold no constant float weight, or are no linear layer: they do not count in the share done."""
@@ -62,24 +63,6 @@ WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
 
 CHECKED_UP_TO = 32 << 20
 """Children of models beyond this size are not put through the ONNX checker, which wants them in one piece."""
-
-
-@dataclass(frozen=True)
-class Morph:
-    """What a sweep can do to a layer: variants by name, and how a plan is made for one."""
-
-    variants: tuple[str, ...]
-    default: tuple[str, ...]
-    plan: Callable[[ir.Model, LinearLayer, str], Plan]
-
-
-def _deepen(model: ir.Model, layer: LinearLayer, method: str) -> Plan:
-    from onnxmorph.morphs import plan_deepen
-
-    return plan_deepen(model, layer, method=method)
-
-
-MORPHS = {"deepen": Morph(("auto", "mirror", "netmorph", "identity", "residual"), ("auto",), _deepen)}
 
 
 @dataclass(frozen=True)
@@ -151,6 +134,7 @@ def _sweep_model(target: Target, settings: Settings, skip: int, say: Callable[[M
     parent_passes = _checked(model) == ""
     trials = [(layer, variant) for layer in _sample(found, settings.layers) for variant in settings.variants]
     say({"event": "layers", **base, "layers": len(found), "trials": len(trials)})
+    seen: set[int] = set()
     for layer, variant in trials[skip:]:
         start = time.perf_counter()
         about = {
@@ -163,7 +147,11 @@ def _sweep_model(target: Target, settings: Settings, skip: int, say: Callable[[M
             "counts": layer.dtype.name in FLOATS and getattr(layer.blocked, "code", "") not in NOT_CONSTANT,
         }
         say({"event": "begin", **about})
-        result = _trial(model, layer, variant, settings, check=parent_passes)
+        # Whether faults are seen is a question of where a layer lies: the first child of each answers it.
+        faults = settings.faults and layer.index not in seen
+        result = _trial(model, layer, variant, settings, check=parent_passes, faults=faults)
+        if result["outcome"] == "done":
+            seen.add(layer.index)
         say({"event": "result", **about, **result, "seconds": round(time.perf_counter() - start, 3)})
     if files.content_hash(model) != before:
         say({"event": "result", **base, "outcome": "wrong", "reason": "the parent was changed by its morphs"})
@@ -176,26 +164,33 @@ def _sample(found: Sequence[LinearLayer], most: int) -> list[LinearLayer]:
     return [found[round(i * (len(found) - 1) / max(1, most - 1))] for i in range(most)]
 
 
-def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings, *, check: bool) -> dict[str, Any]:
+def _trial(
+    model: ir.Model, layer: LinearLayer, variant: str, settings: Settings, *, check: bool, faults: bool
+) -> dict[str, Any]:
     """One layer, one variant, from plan to certificate."""
     from onnxmorph.errors import Refusal, RuntimeFailure, SelectionError
     from onnxmorph.verify import verify
 
     try:
-        plan = MORPHS[settings.morph].plan(model, layer, variant)
-        said = plan.describe()
-        child = plan.apply(model)
+        child = MORPHS[settings.morph].grow(model, layer, variant)
+        said = "; ".join(plan.describe() for plan in child.plans)
     except (Refusal, SelectionError) as refusal:
-        return {"outcome": "refused", "code": getattr(refusal, "code", "selection"), "reason": str(refusal)}
+        return {
+            "outcome": "refused",
+            "code": getattr(refusal, "code", "selection"),
+            "reason": getattr(refusal, "reason", str(refusal)),
+            "way_out": getattr(refusal, "way_out", None),
+        }
     except Exception:
         return {"outcome": "crash", "reason": traceback.format_exc()}
     made = {
         "plan": said,
-        "method": str(plan.record().get("method", variant)),
+        "method": str(child.plans[-1].record().get("method", variant)),
         "residual": float(child.residual),
         "occupancy": min((factor.occupancy for factor in child.factors), default=None),
         "scale_ratios": [round(float(factor.scale_ratio), 4) for factor in child.factors],
         "notes": list(child.notes),
+        "size": [_size(model), _size(child.model)],
     }
     if check and (fault := _checked(child.model)):
         return {**made, "outcome": "wrong", "code": "checker", "reason": f"the ONNX checker: {fault}"}
@@ -209,7 +204,7 @@ def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings
             provider=settings.provider,  # type: ignore[arg-type]
             frontier=[(name, name) for name in child.frontier if name in computed],
             time_budget=settings.budget,
-            faults=settings.faults,
+            faults=faults,
         )
     except RuntimeFailure as failure:
         return {**made, "outcome": "unverifiable", "code": "runtime", "reason": str(failure)}
@@ -230,6 +225,13 @@ def _trial(model: ir.Model, layer: LinearLayer, variant: str, settings: Settings
     if certificate.faults and not any(fault["seen"] for fault in certificate.faults):
         return {**made, "outcome": "blind", "code": "blind", "reason": "; ".join(certificate.warnings)}
     return {**made, "outcome": "done"}
+
+
+def _size(model: ir.Model) -> int:
+    """Floating-point numbers that the main graph stores."""
+    stored = [value.const_value for value in model.graph.initializers.values()]
+    stored += [node.attributes["value"].value for node in model.graph if "value" in node.attributes]
+    return sum(tensor.size for tensor in stored if tensor is not None and tensor.dtype.is_floating_point())
 
 
 def _checked(model: ir.Model) -> str:
@@ -438,99 +440,6 @@ def sweep(
         thread.start()
     for thread in threads:
         thread.join()
-
-
-# ---- the report -----------------------------------------------------------------------------------------------------
-
-
-def report(results: Sequence[Mapping[str, Any]], targets: Sequence[Target], settings: Settings, command: str) -> str:
-    """The results as Markdown: per model, refusals by reason, and whatever was wrong in full."""
-    lines = [f"# Sweep: {settings.morph} ({', '.join(settings.variants)})", ""]
-    lines += [
-        f"Made by `{command}`; every layer of every model, planned, carried out and verified in ONNX Runtime.",
-        "*share* counts the layers with a constant float weight; *ratio* is the largest difference between parent and",
-        "child, in units of what one rounding moves the parent itself.",
-        "",
-        "| source | models | layers | done | refused | wrong | crash | blind | unverifiable | late | share | ratio |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for source in [*dict.fromkeys(target.source for target in targets), ""]:
-        rows = [r for r in results if not source or r["source"] == source]
-        models = len([target for target in targets if not source or target.source == source])
-        lines.append(f"| {source or '**all**'} | {models} | {_cells(rows)} |")
-    lines += [
-        "",
-        "## Refusals by reason",
-        "",
-        "| code | layers | with a constant float weight | for example |",
-        "|---|---|---|---|",
-    ]
-    refused = [r for r in results if r["outcome"] == "refused"]
-    for code, count in Counter(str(r.get("code")) for r in refused).most_common():
-        same = [r for r in refused if str(r.get("code")) == code]
-        example = min((str(r["reason"]) for r in same), key=len)
-        lines.append(f"| {code} | {count} | {sum(bool(r.get('counts')) for r in same)} | {_cell(example)} |")
-    lines += _factors(results)
-    if lost := [r for r in results if r.get("frontier_lost")]:
-        names = ", ".join(f"{r['model']} `{r['name']}`" for r in lost[:3])
-        lines += ["", f"{len(lost)} plans named a border value that parent or child does not have: {names} ..."]
-    for outcome in ("wrong", "crash", "blind", "late", "unverifiable"):
-        bad = [r for r in results if r["outcome"] == outcome]
-        if bad:
-            lines += ["", f"## {outcome.capitalize()}", ""]
-        alike: dict[str, list[Mapping[str, Any]]] = {}
-        for r in bad:
-            alike.setdefault((str(r.get("reason", "")).strip().splitlines() or [""])[-1], []).append(r)
-        for last, same in alike.items():
-            places = [f"{r['model']} `{r.get('name', '')}` ({r.get('op', '-')}, {r.get('variant', '-')})" for r in same]
-            more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-            lines.append(f"* {', '.join(places[:3])}{more}: {last}")
-    lines += ["", "## Models", ""]
-    lines.append("| model | layers | done | refused | wrong | crash | blind | unverifiable | late | share | ratio |")
-    lines.append("|---|---|---|---|---|---|---|---|---|---|---|")
-    order = {source: i for i, source in enumerate(("given", *SOURCES))}
-    for target in sorted((t for t in targets if t.path), key=lambda t: (order[t.source], t.name)):
-        rows = [r for r in results if (r["source"], r["model"]) == (target.source, target.name)]
-        lines.append(f"| {target.name} | {_cells(rows)} |")
-    for theme in dict.fromkeys(target.name.split("/")[0] for target in targets if not target.path):
-        rows = [r for r in results if r["source"] == "generated" and r["model"].startswith(theme + "/")]
-        lines.append(f"| generated {theme}/* | {_cells(rows)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cells(rows: Sequence[Mapping[str, Any]]) -> str:
-    counts = Counter(r["outcome"] for r in rows)
-    counting = [r for r in rows if r.get("counts")]
-    done = sum(r["outcome"] == "done" for r in counting)
-    share = f"{100 * done / len(counting):.1f} %" if counting else "-"
-    ratio = max((float(r["ratio"]) for r in rows if r["outcome"] == "done" and "ratio" in r), default=None)
-    told = [str(sum("layer" in r for r in rows)), *(str(counts[outcome]) for outcome in OUTCOMES), share]
-    return " | ".join([*told, "-" if ratio is None else f"{ratio:.2g}"])
-
-
-def _factors(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the new factors look, by method: NM asks for few zeros and one scale."""
-    lines = ["", "## New factors", ""]
-    lines.append(
-        "| method | layers | all dense | scale ratio 0.5 to 2 | scale ratios, 5 % to 95 % | largest residual |"
-    )
-    lines.append("|---|---|---|---|---|---|")
-    done = [r for r in results if r["outcome"] == "done" and r.get("scale_ratios")]
-    for method in dict.fromkeys(str(r["method"]) for r in done):
-        rows = [r for r in done if r["method"] == method]
-        scales = sorted(scale for r in rows for scale in r["scale_ratios"])
-        inside = sum(0.5 <= scale <= 2 for scale in scales)
-        low, high = scales[int(0.05 * (len(scales) - 1))], scales[round(0.95 * (len(scales) - 1))]
-        dense = sum(r["occupancy"] == 1 for r in rows)
-        lines.append(
-            f"| {method} | {len(rows)} | {100 * dense / len(rows):.1f} % | {100 * inside / len(scales):.1f} % "
-            f"| {low:.2g} to {high:.2g} | {max(r['residual'] for r in rows):.1g} |"
-        )
-    return lines if done else []
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")[:200]
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -15,9 +15,15 @@
     morph = "activate"
     on_refusal = "skip"                                      # default "fail": a layer that refuses fails the recipe
 
-Every key of a step that is not ``morph``, ``layers``, ``where`` or ``on_refusal`` is an option of the morph. Steps see
-the graph as the steps before have left it. Everything is carried out in memory, verified once at the end, and, when
-that fails, bisected to the first plan that broke it (:func:`first_wrong`).
+    [[step]]
+    morph = "skip"                                           # between two layers: "from" and "to" in place of "layers"
+    from = "conv1"
+    to = "conv3"
+    mode = "concat"
+
+Every key of a step that is not ``morph``, ``layers``, ``where``, ``from``, ``to`` of a skip, or ``on_refusal`` is an
+option of the morph. Steps see the graph as the steps before have left it. Everything is carried out in memory, verified
+once at the end, and, when that fails, bisected to the first plan that broke it (:func:`first_wrong`).
 """
 
 from __future__ import annotations
@@ -35,12 +41,14 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, Refusal, SelectionError
 from onnxmorph.graph.layers import LinearLayer, layers
 from onnxmorph.graph.select import select
-from onnxmorph.morphs import PLANNERS
+from onnxmorph.morphs import PLANNERS, plan_skip
 from onnxmorph.plan import Child, Plan, apply
 
 __all__ = ["Recipe", "RecipeError", "Step", "Where", "carry_out", "first_wrong", "parse_recipe", "read_recipe"]
 
 _OWN_KEYS = ("morph", "layers", "where", "on_refusal")
+_OWN_KEYS_OF_SKIP = ("morph", "from", "to", "on_refusal")
+_STEPS = (*PLANNERS, "skip")
 
 
 class RecipeError(SelectionError):
@@ -101,7 +109,17 @@ class Where:
 
 @dataclass(frozen=True)
 class Step:
-    """One entry of a recipe."""
+    """One entry of a recipe.
+
+    Attributes:
+        number: Its place, from 1.
+        morph: What it does.
+        layers: To which layers, as a person types them.
+        where: Which of those.
+        options: How, as the morph's plan function takes it.
+        skips: A layer that refuses is passed over.
+        ends: Of a skip, where it begins and ends: it has these in place of ``layers``.
+    """
 
     number: int
     morph: str
@@ -109,6 +127,7 @@ class Step:
     where: Where = Where()
     options: Mapping[str, Any] = field(default_factory=dict)
     skips: bool = False
+    ends: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"step {self.number} ({self.morph})"
@@ -161,20 +180,21 @@ def parse_recipe(text: str, *, name: str = "recipe") -> Recipe:
 
 def _step(name: str, number: int, entry: Mapping[str, Any], seed: int) -> Step:
     morph = entry.get("morph")
-    if not isinstance(morph, str) or morph not in PLANNERS:
-        known = ", ".join(PLANNERS)
-        raise RecipeError(
-            f"{name}: step {number}: no morph {morph!r}{_nearest(str(morph), PLANNERS)}; there are {known}"
-        )
+    if not isinstance(morph, str) or morph not in _STEPS:
+        known = ", ".join(_STEPS)
+        raise RecipeError(f"{name}: step {number}: no morph {morph!r}{_nearest(str(morph), _STEPS)}; there are {known}")
     where_in = f"{name}: step {number} ({morph})"
-    parameters = inspect.signature(PLANNERS[morph]).parameters
+    own = _OWN_KEYS_OF_SKIP if morph == "skip" else _OWN_KEYS
+    planner = plan_skip if morph == "skip" else PLANNERS[morph]
+    parameters = inspect.signature(planner).parameters
     accepted = [key for key in list(parameters)[1:] if parameters[key].kind is inspect.Parameter.KEYWORD_ONLY]
+    accepted = [key for key in accepted if key not in ("source", "target")]
     options: dict[str, Any] = {"seed": seed} if "seed" in accepted else {}
     for key, value in entry.items():
-        if key in _OWN_KEYS:
+        if key in own:
             continue
         if key not in accepted:
-            raise RecipeError(f"{where_in}: no option {key!r}{_nearest(key, [*accepted, *_OWN_KEYS])}")
+            raise RecipeError(f"{where_in}: no option {key!r}{_nearest(key, [*accepted, *own])}")
         options[key] = _kernel(where_in, key, value) if key in ("kernel", "to") else value
         _check_kind(where_in, key, options[key], value, str(parameters[key].annotation))
     selected = entry.get("layers", "*")
@@ -184,6 +204,11 @@ def _step(name: str, number: int, entry: Mapping[str, Any], seed: int) -> Step:
     mode = entry.get("on_refusal", "fail")
     if mode not in ("fail", "skip"):
         raise RecipeError(f"{where_in}: on_refusal is 'fail' or 'skip', not {mode!r}")
+    if morph == "skip":
+        ends = tuple(entry.get(key) for key in ("from", "to"))
+        if not all(isinstance(end, str) for end in ends):
+            raise RecipeError(f'{where_in}: write from = "LAYER" and to = "LAYER", as texts')
+        return Step(number, morph, options=options, skips=mode == "skip", ends=(str(ends[0]), str(ends[1])))
     return Step(number, morph, tuple(texts), _where(where_in, entry.get("where", {})), options, mode == "skip")
 
 
@@ -277,6 +302,8 @@ def carry_out(parent: ir.Model, recipe: Recipe) -> Child:
 
 
 def _carry_out(child: Child, step: Step, name: str) -> Child:
+    if step.ends is not None:
+        return _carry_out_skip(child, step, step.ends, name)
     found = layers(child.model)
     chosen: dict[str, LinearLayer] = {}
     for text in step.layers:
@@ -306,6 +333,18 @@ def _carry_out(child: Child, step: Step, name: str) -> Child:
     if not done:
         raise Refusal(f"{step}: every layer it selects refuses: {child.notes[-1]}", code="all-refused")
     return child
+
+
+def _carry_out_skip(child: Child, step: Step, ends: tuple[str, str], name: str) -> Child:
+    try:
+        plan = plan_skip(child.model, source=ends[0], target=ends[1], **step.options)
+        return child.then(apply(child.model, [plan]))
+    except SelectionError as error:
+        raise RecipeError(f"{name}: {step}: {error}") from error
+    except Refusal as refusal:
+        if not step.skips:
+            raise Refusal(f"{step}: {refusal.reason}", way_out=refusal.way_out, code=refusal.code) from refusal
+        return child.with_note(f"{step} passed over: {refusal}")
 
 
 def first_wrong(parent: ir.Model, plans: Sequence[Plan], equivalent: Callable[[ir.Model], bool]) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -308,3 +309,43 @@ def test_a_recipes_plans_make_the_same_child_in_one_go(parent: ir.Model) -> None
     recipe = parse_recipe("[[step]]\nmorph='deepen'\nlayers='conv1'\n[[step]]\nmorph='widen'\nlayers='conv2'\nby=1.5")
     child = carry_out(parent, recipe)
     assert files.content_hash(apply(parent, child.plans).model) == files.content_hash(child.model)
+
+
+# -- skips ------------------------------------------------------------------------------------------------------------
+
+UNREADABLE_SKIPS = {
+    "no ends": ("morph = 'skip'", ['from = "LAYER"']),
+    "one end": ("morph = 'skip'\nfrom = 'conv1'", ['to = "LAYER"']),
+    "an end that is no text": ("morph = 'skip'\nfrom = 'conv1'\nto = 3", ['to = "LAYER"']),
+    "layers": ("morph = 'skip'\nfrom = 'conv1'\nto = 'conv3'\nlayers = '*'", ["no option 'layers'"]),
+    "source": ("morph = 'skip'\nfrom = 'conv1'\ntarget = 'conv3'", ["no option 'target'"]),
+    "a mode that is no text": ("morph = 'skip'\nfrom = 'conv1'\nto = 'conv3'\nmode = 3", ["mode must be a text"]),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE_SKIPS)
+def test_a_skip_that_cannot_be_read_says_what_it_wants(case: str) -> None:
+    text, said = UNREADABLE_SKIPS[case]
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(_step(text), name="r.toml")
+    assert all(words in str(raised.value) for words in ["r.toml: step 1 (skip): ", *said])
+
+
+@pytest.mark.parametrize("mode", ["add", "concat"])
+def test_a_skip_is_a_step_like_others(parent: ir.Model, mode: str) -> None:
+    text = _step(f"morph = 'skip'\nfrom = 'conv1'\nto = 'conv3'\nmode = '{mode}'") + _step("morph = 'kernel'\nto = 5")
+    text = text.replace("to = 5", "to = 5\nlayers = 'conv2'")
+    child = carry_out(parent, parse_recipe(text))
+    assert [plan.morph for plan in child.plans] == ["skip", "kernel"]
+    assert child.plans[0].options()["mode"] == mode
+    assert_same(onnx.load(MODELS / "digits_cnn.onnx"), child.model)
+
+
+def test_a_skip_that_refuses_fails_or_is_passed_over(parent: ir.Model) -> None:
+    text = _step("morph = 'skip'\nfrom = 'conv3'\nto = 'conv1'")
+    with pytest.raises(Refusal, match=r"step 1 \(skip\): "):
+        carry_out(parent, parse_recipe(text))
+    child = carry_out(parent, parse_recipe(text + "on_refusal = 'skip'"))
+    assert not child.plans and "step 1 (skip) passed over" in child.notes[0]
+    with pytest.raises(RecipeError, match=r"step 1 \(skip\): .*conv9"):
+        carry_out(parent, parse_recipe(_step("morph = 'skip'\nfrom = 'conv9'\nto = 'conv1'")))

@@ -23,6 +23,7 @@ from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.folds.channels import Droppable, drop_channels, droppable, magnitudes
 from onnxmorph.morphs.folds.finding import View
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
+from onnxmorph.morphs.parent_order import in_parents_order
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.plan import Change, Plan
 
@@ -67,12 +68,17 @@ def plan_shrink(
         kept = _listed(size, keep, drop)
         maps = decompose(view.table, target.output, target.output_axis, IndexMap.keep(size, kept))
         chosen = {group: (index_map.sources, droppable(view, group)) for group, index_map in maps.items()}
+        kept = _axis_indices(
+            view.table,
+            target,
+            {group: in_parents_order(model, group, index_map.sources) for group, index_map in maps.items()},
+        )
         unit = ""
     else:
         wanted = _wanted(size, to, by)
         group, new, known = _choose(view, target, wanted, exact_size=by is None)
-        kept_of_group = _kept(group, new, known)
-        kept = _axis_indices(view.table, target, group, kept_of_group)
+        kept_of_group = in_parents_order(model, group, _kept(group, new, known))
+        kept = _axis_indices(view.table, target, {group: kept_of_group})
         chosen = {group: (kept_of_group, known)}
         unit = unit_of(group, new, target)
     if len(kept) == size:
@@ -278,10 +284,15 @@ def _least(view: View, layer: LinearLayer) -> int:
     return least
 
 
-def _axis_indices(table: GroupTable, layer: LinearLayer, group: Group, kept: Indices) -> list[int]:
+def _axis_indices(table: GroupTable, layer: LinearLayer, kept: Mapping[Group, Indices]) -> list[int]:
     axes = table.coupled.axes(layer.output)
     assert axes is not None
-    return [int(one) for one in table.coupled.factors.gather(axes[layer.output_axis], {group.atom: kept})]
+    return [
+        int(place)
+        for place in table.coupled.factors.gather(
+            axes[layer.output_axis], {group.atom: one for group, one in kept.items()}
+        )
+    ]
 
 
 def _size(table: GroupTable, layer: LinearLayer) -> int:

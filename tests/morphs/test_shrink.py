@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.layers import layers
 from onnxmorph.morphs import plan_from_record, plan_shrink, plan_widen
+from onnxmorph.morphs.fold import fold
 from onnxmorph.plan import apply
 from tests.morphs.oracle import assert_same, from_proto, run
 from tests.zoo_graphs import build, example_inputs, select
@@ -137,3 +139,34 @@ def test_the_models_own_output_does_not_shrink(convolution: Any) -> None:
     _, model, _ = convolution
     with pytest.raises(Refusal, match="graph output"):
         plan_shrink(model, layers(model)[-1], to=1, inexact=True)
+
+
+def _values(proto: Any, child: ir.Model) -> dict[str, tuple[Any, Any]]:
+    """Every value of the main graph that parent and child both have under one name and in one shape."""
+    made = ir.to_proto(child)
+    feeds = example_inputs(proto, seed=0, size=9)
+    names = {name for node in proto.graph.node for name in node.output}
+    names &= {name for node in made.graph.node for name in node.output}
+    for model in (proto, made):
+        told = {output.name for output in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names - told))
+    one, two = run(proto, feeds), run(made, feeds)
+    return {name: (one[name], two[name]) for name in names if one[name].shape == two[name].shape}
+
+
+@pytest.mark.parametrize("fill", ["zero-out", "replicate"])
+@pytest.mark.parametrize("way", ["shrink", "fold"])
+def test_channels_go_back_to_where_the_parent_had_them(fill: str, way: str) -> None:
+    proto = build("block/squeeze_excite")
+    model = from_proto(proto)
+    layer = layers(model)[0]
+    wide = plan_widen(model, layer, by=2, fill=fill, seed=3).apply(model)
+    if way == "shrink":
+        there = next(one for one in layers(wide.model) if one.key == layer.key)
+        child = wide.then(plan_shrink(wide.model, there, to=layer.out_channels).apply(wide.model))
+    else:
+        child = wide.then(fold(wide.model))
+    values = _values(build("block/squeeze_excite"), child.model)
+    assert layer.output.name in values
+    for name, (one, two) in values.items():
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5, err_msg=name)

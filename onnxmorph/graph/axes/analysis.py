@@ -118,6 +118,10 @@ class CoupledAxes:
             self._constants[value] = known
         return known
 
+    def contents(self) -> dict[ir.Value, Content]:
+        """Every small tensor that was followed, with what it holds."""
+        return {value: content for value, content in self._contents.items() if content is not None}
+
     def content(self, value: ir.Value) -> Content | None:
         """What a small value holds, in terms of axis sizes; ``None`` when it is data."""
         if value in self._contents:

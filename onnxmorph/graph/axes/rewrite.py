@@ -45,7 +45,7 @@ class Applied:
     sizes: list[str] = field(default_factory=list)
     """Nodes whose shape operands or attributes were rewritten."""
     renamed: dict[str, str] = field(default_factory=dict)
-    """Values whose numbers moved although their shape did not: old name -> new name."""
+    """Values whose numbers moved although their shape did not, sizes that are told among them: old name -> new."""
 
 
 class Twins:
@@ -283,6 +283,21 @@ class _Change:
             raise self._computed(use.node)
         yield _OperandEdit(use.node, use.position, [one for one in before if one is not None], found, numbers, "scale")
 
+    def _sizes_told(self) -> list[ir.Value]:
+        """Computed values that tell a size that changes: shapes, and what is worked out from them."""
+        out = []
+        for value, content in self.coupled.contents().items():
+            if stored(value) is not None or value.producer() is None or value.is_graph_output():
+                continue
+            for number in content.reshape(-1):
+                if self._depends(number) and (number.value(self.before) is None or self._moves(number)):
+                    out.append(value)
+                    break
+        return out
+
+    def _moves(self, number: Number) -> bool:
+        return number.value(self.before) != number.value(self.after)
+
     def _computed(self, node: ir.Node) -> Refusal:
         return Refusal(
             f"a size that {node.op_type} '{node.name or node.outputs[0].name}' reads is computed in a way that is not "
@@ -404,7 +419,12 @@ class _Change:
             for edit in tensors
         ]
         index_edits = [(twins.node(use.node), use.position, moved, self.before(use.axis)) for use, moved in indices]
+        told = [twins.value(value) for value in self._sizes_told()] if rename else []
         self._refresh_shapes(members, rename, applied)
+        for value in told:
+            old = value.name
+            if old:
+                applied.renamed[old] = rename_value(self.model, value, f"{old}_resized")
         for value, use, array in pending:
             writer.store(value, use, array)
             applied.tensors.append(value.name or "")

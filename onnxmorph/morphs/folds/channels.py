@@ -17,7 +17,7 @@ taken, duplicates go where a mean or an extreme is taken over channels that are 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -33,6 +33,7 @@ from onnxmorph.morphs.folds.constant_channels import Constants, constants_of, nu
 from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, rename_between
 from onnxmorph.morphs.folds.parameters import set_bias
 from onnxmorph.morphs.index_maps import TensorMaps
+from onnxmorph.morphs.parent_order import in_parents_order
 from onnxmorph.morphs.zeros import first_not_zero
 
 __all__ = ["DeadRule", "Droppable", "DuplicateRule", "drop_channels", "droppable", "magnitudes"]
@@ -86,6 +87,7 @@ class _ChannelRule(Rule):
         if named is None:
             return None
         place, name = named
+        drop = replace(drop, kept=in_parents_order(view.model, drop.group, drop.kept))
         lost = drop.group.size - drop.kept.size
         text = f"{name}: {lost} of {drop.group.size} channels {what}"
         axes = {(member.value, member.axis) for member in drop.group.stored}

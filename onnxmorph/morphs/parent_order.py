@@ -1,0 +1,76 @@
+"""The order that channels had in the parent, from the index maps that travel with a child.
+
+Widening permutes: new channels stand between old ones. What drops them again puts those that stay into the parent's
+order, so that weights, values and their names mean what they meant there, position by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmorph import model as files
+from onnxmorph._ir import ir
+from onnxmorph.graph.axes import Group
+
+__all__ = ["in_parents_order"]
+
+Indices = NDArray[np.int64]
+
+
+def in_parents_order(model: ir.Model, group: Group, kept: Indices) -> Indices:
+    """The channels of ``group`` that stay, in the order they had before the changes of width that made ``model``.
+
+    Args:
+        model: The model that ``group`` was found in, with the index maps in its metadata.
+        group: One group of coupled axes.
+        kept: Indices of the group, each once, in any order.
+
+    Returns:
+        The same indices: as they are where nothing is recorded, where they are not all of the parent, or where the
+        order of the channels matters.
+
+    Raises:
+        ModelError: The index maps in the metadata are damaged.
+    """
+    if not group.symmetric:
+        return kept
+    maps = files.index_maps(model)
+    if not maps:
+        return kept
+    factors = group.coupled.factors
+    for member in group.stored:
+        places = factors.coordinate(member.expr, group.atom)
+        first = {int(index): place for place, index in reversed(list(enumerate(places.tolist())))}
+        if not all(int(index) in first for index in kept):
+            continue
+        origins = _origins(
+            maps, member.value.name or "", member.axis, [first[int(index)] for index in kept], len(places)
+        )
+        if origins is not None:
+            return np.asarray(kept)[np.argsort(origins, kind="stable")]
+    return kept
+
+
+def _origins(
+    maps: Sequence[Mapping[str, Any]], name: str, axis: int, places: Sequence[int], size: int
+) -> list[int] | None:
+    """Where entries of a tensor's axis were in the earliest parent that had all of them; ``None`` where none tells."""
+    now: list[int] = list(places)
+    told = False
+    for entry in reversed(maps):
+        tensor = entry["tensors"].get(name)
+        one = None if tensor is None else tensor["axes"].get(str(axis))
+        if tensor is None or one is None:
+            continue
+        sources = one["sources"]
+        if len(sources) != size:
+            break  # the tensor has been made anew since
+        before = [int(sources[place]) for place in now]
+        if min(before, default=-1) < 0 or len(set(before)) < len(before):
+            break  # channels that are the child's own
+        now, name, size, told = before, str(tensor["parent"]), int(one["parent_size"]), True
+    return now if told else None
