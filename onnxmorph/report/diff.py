@@ -13,9 +13,11 @@ from onnxmorph.errors import OnnxMorphError
 from onnxmorph.morphs import plan_from_record
 from onnxmorph.report.drawing import draw
 
-__all__ = ["as_html", "as_markdown", "as_text", "mermaid"]
+__all__ = ["as_html", "as_markdown", "as_text", "markdown_text", "mermaid"]
 
 _MOST_ROWS = 200
+# Mermaid draws no more, and shows an error in the place of the picture.
+_MOST_DRAWN, _MOST_EDGES = 48_000, 480
 _COLOURS = {"added": "#cfe8cf", "removed": "#f4cccc", "changed": "#fbe9b7", "kept": "#eeeeee"}
 
 
@@ -109,26 +111,34 @@ def as_text(found: Diff, table: Callable[[Sequence[str], Sequence[Sequence[str]]
 # -- Markdown ---------------------------------------------------------------------------------------------------------
 
 
-def as_markdown(found: Diff, names: tuple[str, str] = ("parent", "child")) -> str:
-    """For a pull request or a step summary; the picture is a Mermaid flowchart."""
-    parts = [f"### {_md(names[0])} → {_md(names[1])}", _md(found.summary())]
+def as_markdown(found: Diff, names: tuple[str, str] = ("parent", "child"), *, level: int = 3) -> str:
+    """For a pull request or a step summary; the picture is a Mermaid flowchart.
+
+    Args:
+        found: What they differ in.
+        names: What they are called.
+        level: Of the headline, as a number of ``#``.
+    """
+    parts = [f"{'#' * level} {markdown_text(names[0])} → {markdown_text(names[1])}", markdown_text(found.summary())]
     for section, left_out in _shown(found):
         more = f"\n\nand {left_out} more" if left_out else ""
         if section.headings:
             lines = [f"| {' | '.join(section.headings)} |", f"|{' --- |' * len(section.headings)}"]
-            lines += [f"| {' | '.join(map(_md, row))} |" for row in section.rows]
+            lines += [f"| {' | '.join(map(markdown_text, row))} |" for row in section.rows]
         else:
-            lines = [f"* {_md(row[0])}" for row in section.rows]
-        parts.append(f"#### {section.title}\n\n" + "\n".join(lines) + more)
+            lines = [f"* {markdown_text(row[0])}" for row in section.rows]
+        parts.append(f"{'#' * (level + 1)} {section.title}\n\n" + "\n".join(lines) + more)
         if section.title == "Nodes" and found.picture.nodes:
-            parts.append(f"```mermaid\n{mermaid(found.picture)}\n```")
+            drawn = mermaid(found.picture)
+            if len(drawn) <= _MOST_DRAWN and len(found.picture.edges) <= _MOST_EDGES:
+                parts.append(f"```mermaid\n{drawn}\n```")
     return "\n\n".join(parts) + "\n"
 
 
-def _md(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that Markdown leaves alone, on one line."""
     escaped = re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", " ".join(text.split()).replace("&", "&amp;"))
-    return escaped.replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")  # nobody is called by a name
 
 
 def mermaid(picture: Picture) -> str:
