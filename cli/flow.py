@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,31 +100,39 @@ def grow(
     path = child_path(parent_path, verb, output) if not growth.dry_run else None
     with talk.step("loading"):
         from onnxmorph import delivery, model
+        from onnxmorph.ahead import CopyAhead, copy_ahead
         from onnxmorph.plan import Child, apply
 
         parent = model.load(parent_path)
-    with talk.step("planning"):
-        planned = plan(parent)
-    plans = planned.plans if isinstance(planned, Child) else planned
-    document: dict[str, Any] = {"plan": _record(verb, plans)}
-    if path is None:
-        talk.result({"child": None, **document}, lambda: click.echo("\n".join(plan.describe() for plan in plans)))
-        return
-    with talk.step("solving"):
-        child = planned if isinstance(planned, Child) else apply(parent, plans)
-    check = (
-        delivery.Check(checking.provider, checking.inputs, checking.shapes, growth.seed) if checking.verify else None
-    )
-    with talk.step("writing and verifying" if check else "writing"):
-        delivered = delivery.deliver(
-            parent,
-            child,
-            path,
-            check=check,
-            overwrite=output.force,
-            share_weights=output.share_weights,
-            keep_failed=failed_path(path) if output.keep_failed else None,
+    copying: contextlib.AbstractContextManager[CopyAhead | None] = contextlib.nullcontext()
+    if path is not None and not output.share_weights:
+        copying = copy_ahead(parent, path, overwrite=output.force)
+    with copying as ahead:
+        with talk.step("planning"):
+            planned = plan(parent)
+        plans = planned.plans if isinstance(planned, Child) else planned
+        document: dict[str, Any] = {"plan": _record(verb, plans)}
+        if path is None:
+            talk.result({"child": None, **document}, lambda: click.echo("\n".join(plan.describe() for plan in plans)))
+            return
+        with talk.step("solving"):
+            child = planned if isinstance(planned, Child) else apply(parent, plans)
+        check = (
+            delivery.Check(checking.provider, checking.inputs, checking.shapes, growth.seed)
+            if checking.verify
+            else None
         )
+        with talk.step("writing and verifying" if check else "writing"):
+            delivered = delivery.deliver(
+                parent,
+                child,
+                path,
+                check=check,
+                overwrite=output.force,
+                share_weights=output.share_weights,
+                keep_failed=failed_path(path) if output.keep_failed else None,
+                ahead=ahead,
+            )
     document = {
         "child": delivered.path,
         **document,

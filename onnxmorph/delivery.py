@@ -18,6 +18,7 @@ from onnxmorph.plan import Child
 from onnxmorph.records import mark_parent
 
 if TYPE_CHECKING:
+    from onnxmorph.ahead import CopyAhead
     from onnxmorph.verify import Certificate
 
 __all__ = ["Check", "Delivery", "deliver"]
@@ -61,6 +62,7 @@ def deliver(
     overwrite: bool = False,
     share_weights: bool = False,
     keep_failed: Path | None = None,
+    ahead: CopyAhead | None = None,
 ) -> Delivery:
     """Write a child and show that what was written computes what its parent computes.
 
@@ -74,6 +76,7 @@ def deliver(
         overwrite: Replace files of these names.
         share_weights: Refer to the parent's data file for what did not change.
         keep_failed: Where to keep a child that is not equivalent; ``None``: nowhere.
+        ahead: What :func:`onnxmorph.ahead.copy_ahead` began for this ``path``; used up.
 
     Raises:
         ModelError: It cannot be written there; nothing was changed.
@@ -83,7 +86,7 @@ def deliver(
     """
     files.drop_certificate(child.model)
     mark_parent(child.model, parent, sampled=check is None)
-    with files.staged(child.model, path, overwrite=overwrite, share_weights=share_weights) as written:
+    with files.staged(child.model, path, overwrite=overwrite, share_weights=share_weights, ahead=ahead) as written:
         if check is None:
             written.attach_certificate({"schema": 1, "equivalent": None, "verified": False})
             written.commit()

@@ -14,11 +14,12 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from onnxmorph import wire
 from onnxmorph._ir import ir
+from onnxmorph.ahead import CopyAhead
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.protos import to_proto
 from onnxmorph.records import CERTIFICATE_KEY, as_json
 from onnxmorph.staging import DataFile, Folder, write_all, write_tensor
-from onnxmorph.tensors import MappedTensor, refer, stored_bytes
+from onnxmorph.tensors import MappedFile, MappedTensor, refer, stored_bytes
 
 __all__ = ["SOURCE_KEY", "SaveResult", "Source", "Staged", "save", "staged"]
 
@@ -135,10 +136,12 @@ def staged(
     overwrite: bool = False,
     external: bool | None = None,
     share_weights: bool = False,
+    ahead: CopyAhead | None = None,
 ) -> Iterator[Staged]:
     """Write a model's files without putting them in their place, so that they can be verified first.
 
-    Without :meth:`Staged.commit` inside the ``with`` block nothing remains. Arguments and errors as of :func:`save`.
+    Without :meth:`Staged.commit` inside the ``with`` block nothing remains. Arguments and errors as of :func:`save`;
+    ``ahead`` is what :func:`onnxmorph.ahead.copy_ahead` began for this ``path``, and is used up.
     """
     destination = Path(path).absolute()
     if external is None:
@@ -160,13 +163,15 @@ def staged(
             f"{destination}: cannot be written: {size} bytes are more than the 2 GiB a model file can have; "
             "keep its weights as external data"
         )
-    folder = Folder(destination, overwrite=overwrite)
+    folder = Folder(destination, overwrite=overwrite) if ahead is None else ahead.folder
     try:
-        folder.make()
+        if ahead is None:
+            folder.make()
+        over = _copied(ahead, data)
         if data is not None and data_name is not None:
             folder.refuse_existing(destination.with_name(data_name))
-            with folder.create(data_name) as file:
-                data.write(file)
+            with folder.create(data_name, there=over is not None) as file:
+                data.write(file, over=over)
         with folder.create(destination.name) as file:
             for piece in pieces:
                 if isinstance(piece, int):
@@ -178,6 +183,16 @@ def staged(
         yield result
     finally:
         folder.drop()
+
+
+def _copied(ahead: CopyAhead | None, data: DataFile | None) -> MappedFile | None:
+    """What was copied ahead, where the data file begins like it; otherwise that copy is removed."""
+    if ahead is None:
+        return None
+    if data is not None and data.begins_like(ahead.source):
+        return ahead.source if ahead.finish() else None
+    ahead.drop()
+    return None
 
 
 def _lay_out(storage: _Storage, destination: Path, *, share_weights: bool) -> tuple[DataFile | None, str | None]:

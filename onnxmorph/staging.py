@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,12 +23,13 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError
 from onnxmorph.tensors import MappedFile, MappedTensor, reason_of
 
-__all__ = ["DataFile", "Folder", "copy_range", "write_tensor"]
+__all__ = ["DataFile", "Folder", "copy_range", "mostly", "write_tensor"]
 
 _PAGE = 4096
 _CACHE_LINE = 64
 _CHUNK = 8 << 20
 _PAGE_ALIGNED_FROM = 1 << 20
+_UNUSED = 64  # one part in so many of a data file may be of no use
 
 
 def copy_range(source: MappedFile, offset: int, length: int, target: BinaryIO) -> None:
@@ -61,8 +63,11 @@ def _send_file(fd: int, offset: int, count: int, target: BinaryIO) -> int:
 
 
 def _read_and_write(fd: int, offset: int, count: int, target: BinaryIO) -> int:
-    os.lseek(fd, offset, os.SEEK_SET)
-    data = os.read(fd, min(count, _CHUNK))
+    if hasattr(os, "pread"):
+        data = os.pread(fd, min(count, _CHUNK), offset)
+    else:
+        os.lseek(fd, offset, os.SEEK_SET)
+        data = os.read(fd, min(count, _CHUNK))
     write_all(target, data)
     return len(data)
 
@@ -93,11 +98,18 @@ def _contiguous(tensor: ir.TensorProtocol) -> bytes | memoryview:
     return tensor.tobytes()
 
 
-class DataFile:
-    """The layout of a new external data file: ranges taken over from the parent's files, then new tensors.
+def mostly(used: int, size: int) -> bool:
+    """Whether ``used`` of the ``size`` bytes of a data file are so many that it can stay as it is."""
+    return (size - used) * _UNUSED <= size
 
-    A taken-over range begins at the same place within a page as it did in its file, so that a file system that shares
-    blocks between files can share these.
+
+class DataFile:
+    """The layout of a new external data file: what is taken over from the parent's files, then new tensors.
+
+    1. A file of which at most one part in 64 is not taken over keeps its layout; new tensors go into what became free,
+       where they fit. So a file system can copy it as a whole, and the copy can begin before the child is known.
+    2. Of other files ranges are taken over, which begin at the same place within a page as they did, so that a file
+       system that shares blocks between files can share these. Nothing that is not used stays.
     """
 
     def __init__(self) -> None:
@@ -105,53 +117,115 @@ class DataFile:
         self._ranges: list[tuple[int, MappedFile, int, int]] = []  # position, file, offset, length
         self._new: list[tuple[int, ir.TensorProtocol]] = []
         self._positions: dict[tuple[int, int, int], int] = {}  # of mapped tensors, by (file, offset, length)
+        self._bases: dict[int, int] = {}  # of files that keep their layout: where they begin
+        self._gaps: list[tuple[int, int]] = []  # begin and end of what is of no use in them
+        self._free: list[tuple[int, int]] = []  # and of what new tensors can have of it
 
     def take_over(self, tensors: Iterable[MappedTensor]) -> None:
         """Lay out tensors that stay as they are, in the order of their files; each range is copied once."""
-        ordered = sorted(tensors, key=lambda t: (str(t.file.path), id(t.file), t.offset))
-        run: list[MappedTensor] = []
-        end = 0
-        for tensor in ordered:
-            # A gap below a page is alignment, and copying it keeps one long range of two.
-            if run and (tensor.file is not run[0].file or tensor.offset > end + _PAGE):
-                self._add_run(run, end)
-                run = []
-            if not run:
-                end = tensor.offset
-            run.append(tensor)
-            end = max(end, tensor.offset + tensor.length)
-        if run:
-            self._add_run(run, end)
+        of_files: dict[tuple[str, int], list[MappedTensor]] = {}
+        for tensor in tensors:
+            of_files.setdefault((str(tensor.file.path), id(tensor.file)), []).append(tensor)
+        scattered = []
+        for key in sorted(of_files):
+            runs = _runs(of_files[key])
+            file = runs[0].file
+            used = sum(run.end - run.begin for run in runs)
+            if mostly(used, file.size) and all(tensor.external for tensor in of_files[key]):
+                self._keep(file, runs)
+            else:
+                scattered += runs
+        for run in scattered:
+            self._place(run, self.size + (run.begin - self.size) % _PAGE)
 
-    def _add_run(self, run: list[MappedTensor], end: int) -> None:
-        begin = run[0].offset
-        position = self.size + (begin - self.size) % _PAGE
-        self._ranges.append((position, run[0].file, begin, end - begin))
-        for tensor in run:
-            self._positions[id(tensor.file), tensor.offset, tensor.length] = position + tensor.offset - begin
-        self.size = position + end - begin
+    def _keep(self, file: MappedFile, runs: Sequence[_Run]) -> None:
+        base = -(-self.size // _PAGE) * _PAGE
+        self._bases[id(file)] = base
+        end = 0
+        for run in runs:
+            if end < run.begin:
+                self._gaps.append((base + end, base + run.begin))
+                self._free.append((base + end, base + run.begin))
+            self._place(run, base + run.begin)
+            end = run.end
+        self._gaps.append((base + end, base + file.size))  # not kept: what comes next may come earlier
+
+    def _place(self, run: _Run, position: int) -> None:
+        self._ranges.append((position, run.file, run.begin, run.end - run.begin))
+        for tensor in run.tensors:
+            self._positions[id(run.file), tensor.offset, tensor.length] = position + tensor.offset - run.begin
+        self.size = position + run.end - run.begin
 
     def add(self, tensor: ir.TensorProtocol, length: int) -> int:
-        """Lay out a new tensor behind everything else; gives its position."""
+        """Lay out a new tensor where something became free, or behind everything else; gives its position."""
         alignment = _PAGE if length >= _PAGE_ALIGNED_FROM else _CACHE_LINE
-        position = -(-self.size // alignment) * alignment
+        for number, (begin, end) in enumerate(self._free):
+            position = -(-begin // alignment) * alignment
+            if position + length <= end:
+                self._free[number] = (position + length, end)
+                break
+        else:
+            position = -(-self.size // alignment) * alignment
+            self.size = position + length
         self._new.append((position, tensor))
-        self.size = position + length
         return position
 
     def position(self, tensor: MappedTensor) -> int:
         """Where a taken-over tensor begins."""
         return self._positions[id(tensor.file), tensor.offset, tensor.length]
 
-    def write(self, target: BinaryIO) -> None:
-        """Write the whole file, from the start of the empty, unbuffered ``target``."""
+    def begins_like(self, file: MappedFile) -> bool:
+        """Whether everything that is taken over from ``file`` lies where it lies there."""
+        return self._bases.get(id(file)) == 0
+
+    def write(self, target: BinaryIO, *, over: MappedFile | None = None) -> None:
+        """Write the whole file.
+
+        Args:
+            target: Unbuffered and empty, or a copy of ``over``.
+            over: A file that this one begins like.
+        """
+        if over is not None:
+            for begin, end in self._gaps:
+                target.seek(begin)
+                for done in range(begin, min(end, self.size), _CHUNK):
+                    write_all(target, bytes(min(_CHUNK, end - done)))
         for position, file, offset, length in self._ranges:
-            target.seek(position)
-            copy_range(file, offset, length, target)
+            if file is not over:
+                target.seek(position)
+                copy_range(file, offset, length, target)
         for position, tensor in self._new:
             target.seek(position)
             write_tensor(tensor, target)
         target.truncate(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Tensors that lie one behind the other, in bytes ``[begin, end)`` of a file."""
+
+    file: MappedFile
+    begin: int
+    end: int
+    tensors: tuple[MappedTensor, ...]
+
+
+def _runs(tensors: Iterable[MappedTensor]) -> list[_Run]:
+    """The runs of one file, in its order. A gap below a page is alignment, and copying it keeps one long run of two."""
+    runs: list[_Run] = []
+    run: list[MappedTensor] = []
+    end = 0
+    for tensor in sorted(tensors, key=lambda t: t.offset):
+        if run and tensor.offset > end + _PAGE:
+            runs.append(_Run(run[0].file, run[0].offset, end, tuple(run)))
+            run = []
+        if not run:
+            end = tensor.offset
+        run.append(tensor)
+        end = max(end, tensor.offset + tensor.length)
+    if run:
+        runs.append(_Run(run[0].file, run[0].offset, end, tuple(run)))
+    return runs
 
 
 class Folder:
@@ -196,9 +270,9 @@ class Folder:
             raise ModelError(f"{self.destination}: cannot be written: {reason_of(error)}") from error
 
     @contextlib.contextmanager
-    def create(self, name: str) -> Iterator[BinaryIO]:
-        """A new unbuffered file in the folder."""
-        with self.explained(), (self.path / name).open("xb", buffering=0) as file:
+    def create(self, name: str, *, there: bool = False) -> Iterator[BinaryIO]:
+        """A new unbuffered file in the folder, or one that is ``there`` already."""
+        with self.explained(), (self.path / name).open("r+b" if there else "xb", buffering=0) as file:
             yield file
 
     def commit(self, names: Sequence[str]) -> None:
