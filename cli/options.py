@@ -52,7 +52,7 @@ class Checking:
     """How parent and child are compared: provider, real inputs, fixed input shapes by name, and the seed."""
 
     verify: bool
-    provider: Literal["auto", "cuda", "cpu"]
+    provider: Literal["auto", "cuda", "cpu", "both"]
     inputs: Path | None
     shapes: Mapping[str, tuple[int, ...]]
 
@@ -123,13 +123,15 @@ def checking_options(*, skippable: bool) -> Callable[[Verb], Verb]:
     def decorate(verb: Verb) -> Verb:
         @click.option(
             "--provider",
-            type=click.Choice(["auto", "cuda", "cpu"]),
+            type=click.Choice(["auto", "cuda", "cpu", "both"]),
             default="auto",
             show_default=True,
-            help="Where to run; auto takes CUDA where it works.",
+            help="Where to run; auto takes CUDA where it works, both needs both to agree.",
         )
         @click.option(
-            "--inputs", type=click.Path(path_type=Path), help="Real inputs: an .npz file, one array an input."
+            "--inputs",
+            type=click.Path(path_type=Path),
+            help="Real inputs: an .npz, a folder of samples, a picture, a script.",
         )
         @click.option(
             "--shape",
@@ -142,7 +144,7 @@ def checking_options(*, skippable: bool) -> Callable[[Verb], Verb]:
         @functools.wraps(verb)
         def with_checking(
             *args: Any,
-            provider: Literal["auto", "cuda", "cpu"],
+            provider: Literal["auto", "cuda", "cpu", "both"],
             inputs: Path | None,
             shapes: tuple[tuple[str, tuple[int, ...]], ...],
             no_verify: bool = False,

@@ -92,6 +92,7 @@ class Certificate:
         precision: ``"as stored"`` or ``"float32 upcast"``.
         settings: How the provider was set up: TF32, determinism, optimisations, and the nodes it left to another.
         also: The same verification on other providers, where that was asked for; their failures are among these.
+        first_difference: The first value, in the order of the child, that differs, with the node that computes it.
         failing_inputs: The first set of inputs on which the models differ, by name; not part of the document.
     """
 
@@ -117,6 +118,7 @@ class Certificate:
     seconds: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     also: list[Certificate] = field(default_factory=list)
+    first_difference: dict[str, Any] | None = None
     failing_inputs: dict[str, Any] | None = None
 
     def join(self, other: Certificate) -> None:
@@ -146,6 +148,7 @@ class Certificate:
             "inner": [comparison.to_json() for comparison in self.inner],
             "detectable_fault": self.detectable_fault,
             "faults": self.faults,
+            "first_difference": self.first_difference,
             "failures": self.failures,
             "warnings": self.warnings,
             "coverage": self.coverage,
@@ -176,9 +179,33 @@ class Certificate:
             lines.append(f"compared {len(self.outputs)} output(s) and {len(self.inner)} inner value(s)")
         if self.detectable_fault is not None:
             lines.append(f"a planted fault of {self.detectable_fault:.0%} of one weight's spread was seen")
+        lines += _reached(self.coverage)
         lines += [f"failure: {failure}" for failure in self.failures]
+        if self.first_difference is not None:
+            found = self.first_difference
+            node = f", computed by {found['op']}" if "op" in found else ""
+            node += f" {found['node']!r}" if "node" in found else ""
+            lines.append(f"first difference: {found['kind']} {found['value']!r}{node}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def _reached(coverage: Mapping[str, Any]) -> list[str]:
+    """What the inputs reached inside, in a line or two."""
+    lines: list[str] = []
+    activations = coverage.get("activations", ())
+    if activations:
+        channels = sum(entry["channels"] for entry in activations)
+        both = sum(min(entry["negative"], entry["positive"]) for entry in activations)
+        alive = sum(entry["alive"] for entry in activations)
+        lines.append(
+            f"at {len(activations)} activation(s) that changed, {both} of {channels} channels saw both signs and "
+            f"{alive} were alive"
+        )
+    for name, entry in coverage.get("ids", {}).items():
+        if entry.get("table_changed"):
+            lines.append(f"{entry['distinct']} of {entry['table']} rows of the table behind {name!r} were read")
+    return lines
 
 
 def _finite(value: Any) -> Any:

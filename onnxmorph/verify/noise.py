@@ -55,24 +55,30 @@ def is_floating(array: Array) -> bool:
     return array.dtype.kind in "fc" or (array.dtype.kind == "V" and array.dtype.names is None)
 
 
-def moved(array: Array, generator: np.random.Generator) -> Array:
-    """``array`` with every finite number that is not whole moved to one of its two neighbours in its own type."""
+def moved(array: Array, generator: np.random.Generator, roundings: int = 1) -> Array:
+    """``array`` with every finite number that is not whole moved to one of its two neighbours in its own type.
+
+    Args:
+        roundings: How many neighbours further.
+    """
     if array.size == 0:
         return array
     if array.size > _BLOCK:  # in blocks: the steps below take many times the memory of what they work on
         flat, result = array.reshape(-1), np.empty(array.size, array.dtype)
         for start in range(0, array.size, _BLOCK):
-            result[start : start + _BLOCK] = moved(flat[start : start + _BLOCK], generator)
+            result[start : start + _BLOCK] = moved(flat[start : start + _BLOCK], generator, roundings)
         return result.reshape(array.shape)
     if array.dtype.kind == "f":
         toward = np.where(generator.random(array.shape, dtype=np.float32) < 0.5, -np.inf, np.inf).astype(array.dtype)
         with np.errstate(over="ignore"):
             neighbours = np.nextafter(array, toward)
+            if roundings > 1:
+                neighbours = array + (neighbours - array) * array.dtype.type(roundings)
         largest = float(np.finfo(array.dtype).max) / 2
     else:
         import ml_dtypes
 
-        step = np.where(generator.random(array.shape, dtype=np.float32) < 0.5, -1, 1)
+        step = np.where(generator.random(array.shape, dtype=np.float32) < 0.5, -roundings, roundings)
         neighbours = (array.view(np.uint16).astype(np.int32) + step).astype(np.uint16).view(array.dtype)
         largest = float(ml_dtypes.finfo(array.dtype).max) / 2  # type: ignore[no-untyped-call]
     with np.errstate(invalid="ignore"):
@@ -80,10 +86,10 @@ def moved(array: Array, generator: np.random.Generator) -> Array:
     return np.where(stays, array, neighbours).astype(array.dtype)
 
 
-def moved_inputs(feeds: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-    """The same inputs with floating-point ones moved by one rounding."""
+def moved_inputs(feeds: Mapping[str, Any], generator: np.random.Generator, roundings: int = 1) -> dict[str, Any]:
+    """The same inputs with floating-point ones moved by one rounding, or several."""
     return {
-        name: moved(value, generator) if isinstance(value, np.ndarray) and is_floating(value) else value
+        name: moved(value, generator, roundings) if isinstance(value, np.ndarray) and is_floating(value) else value
         for name, value in feeds.items()
     }
 
@@ -151,12 +157,14 @@ def moved_tensors(
     *,
     only: Collection[str] | None = None,
     most_bytes: int = 1 << 28,
+    roundings: int = 1,
 ) -> dict[ir.Value, ir.TensorProtocol]:
     """The floating-point weights of a model moved by one rounding, by the value that carries them.
 
     Args:
         only: Names of the weights to move; all of them without it.
         most_bytes: Memory the moved copies may take; what does not fit stays and is left out.
+        roundings: How many roundings they move by.
     """
     found: dict[ir.Value, ir.TensorProtocol] = {}
     spent = 0
@@ -166,7 +174,7 @@ def moved_tensors(
         if spent + tensor.nbytes > most_bytes:
             continue
         spent += tensor.nbytes
-        array = moved(np.asarray(tensor.numpy()), generator)
+        array = moved(np.asarray(tensor.numpy()), generator, roundings)
         found[value] = ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from onnxmorph.verify.noise import is_floating
 from onnxmorph.verify.runner import Values
 
 __all__ = ["Reference"]
+
+_MOST_STEPS = 2.0
+"""How far beyond the parent's own steps a child may be where it fell to the other side of a border."""
 
 
 @dataclass
@@ -27,7 +30,8 @@ class Reference:
             there alone may have.
         far: Runs with all weights and the inputs moved, and with optimisations on: the noise between tiers.
         repeats: Runs of the same session on the same inputs.
-        child: The child's values with its weights moved, once needed.
+        moved_child: The child's values with its weights moved, once needed.
+        coarse: Runs with weights and inputs moved by many roundings, where values follow a jump: how large steps are.
         unit: Relative error of one rounding where the models run in a wider type than their own.
         reach: Per value the range by which its rounding is measured where that is wider than its own.
     """
@@ -39,6 +43,7 @@ class Reference:
     far: list[Values] = field(default_factory=list)
     repeats: list[Values] = field(default_factory=list)
     moved_child: Values | None = None
+    coarse: list[Values] = field(default_factory=list)
     unit: float = 0.0
     reach: Mapping[str, float] = field(default_factory=dict)
     escalated: bool = False
@@ -57,6 +62,14 @@ class Reference:
             reach=self.reach.get(name, 0.0),
         )
 
+    def measure_steps(self, name: str, child: Array | None) -> Measurement | None:
+        """The child's value against steps that the parent makes itself; ``None`` where it is further off than those."""
+        steps = [values[name] for values in self.coarse if name in values]
+        if not steps:
+            return None
+        measured = measure(self.values[name], child, steps, input_scale=self.input_scale(), unit=self.unit)
+        return replace(measured, channel_ratio=0.0, channel=None) if measured.ratio <= _MOST_STEPS else None
+
     def input_scale(self) -> float:
         """Largest magnitude among the floating-point inputs, 1.0 when there is none."""
         largest = [
@@ -73,5 +86,5 @@ class Reference:
 
     def nbytes(self) -> int:
         """Memory the arrays take."""
-        held = [self.values, *self.near, *self.far, *self.repeats]
+        held = [self.values, *self.near, *self.far, *self.repeats, *self.coarse]
         return sum(array.nbytes for values in held for array in values.values() if array is not None)

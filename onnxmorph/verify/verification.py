@@ -12,9 +12,11 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import RuntimeFailure, SelectionError
 from onnxmorph.verify.certificate import Certificate
 from onnxmorph.verify.changes import Changes, changes
+from onnxmorph.verify.discontinuity import jumping
 from onnxmorph.verify.faults import nearest_values, sample
 from onnxmorph.verify.feeds import Assignment, Feeds, InputSet
 from onnxmorph.verify.inputs import InputPlan
+from onnxmorph.verify.locate import common_values, describe_value, first_apart
 from onnxmorph.verify.noise import moved_inputs, moved_tensors, tensors
 from onnxmorph.verify.reach import reach
 from onnxmorph.verify.real_data import samples
@@ -37,12 +39,14 @@ _RUNS_A_SET = 6
 _REPEATED_SETS = 2
 _MOST_FAILING_SETS = 2
 _EXTRA_NOISE = 3
+_COARSE_ROUNDINGS = 1 << 10
 _KEPT_REFERENCES = 3
 _MOST_KEPT_BYTES = 1 << 28
 _MOST_MOVED_BYTES = 1 << 27
 _LARGE_BYTES = 1 << 29
 _GROUP_BYTES = 48 << 20
 _PROBED_VALUES = 16
+_SECONDS_TO_LOCATE = 10.0
 
 
 class ChildFailure(RuntimeFailure):
@@ -97,11 +101,12 @@ class Verification:
             rows=self.changes.rows,
             new_tables=self.changes.replaced,
         )
-        self.verdict = Verdict(certificate, self.stage, request.tolerances, set(self.asked))
+        self.verdict = Verdict(certificate, self.stage, request.tolerances, set(self.asked), jumping(parent))
         self.noise = np.random.default_rng([request.seed, 1])
         self.references: list[Reference] = []
         self._kept_bytes = 0
         self._moved_child: Runnable | None = None
+        self._coarse: Runnable | None = None
         self._near: list[Runnable] = []
 
     # -- what to compare -----------------------------------------------------------------------------------------------
@@ -193,6 +198,8 @@ class Verification:
                 + (" and others" if len(self.stage.drawn) > 1 else "")
             )
         self.verdict.conclude()
+        if certificate.failures:
+            self._locate()
         certificate.warnings += self.watch.warnings()
         if self.request.faults and not certificate.failures:
             plant_faults(
@@ -204,6 +211,33 @@ class Verification:
                 seed=self.request.seed,
                 deadline=self.request.deadline,
             )
+
+    def _locate(self) -> None:
+        """Names the first value that differs, looking inside where only outputs were seen to."""
+        certificate = self.certificate
+        apart = [leaf for leaf in certificate.inner if leaf.status == "differs"]
+        outputs = [leaf.name for leaf in certificate.outputs if leaf.status == "differs"]
+        if not apart and not outputs:
+            return
+        found = apart[0].child_name if apart else None
+        if found is None and certificate.failing_inputs is not None:
+            found = first_apart(
+                self.parent,
+                self.child,
+                certificate.failing_inputs,
+                lambda names: Stage(
+                    self.stage.provider,
+                    self.stage.outputs,
+                    {name: name for name in names if name not in self.stage.outputs},
+                    wide=self.stage.wide,
+                    drawn=self.stage.drawn,
+                ),
+                limit=certificate.limit,
+                seed=self.request.seed,
+                out_of_time=lambda: time.perf_counter() > self.request.deadline + _SECONDS_TO_LOCATE,
+            )
+        kind = "output" if found is None or found in self.stage.outputs else "inner value"
+        certificate.first_difference = describe_value(self.child, found or outputs[0], kind)
 
     def _run_set(self, item: InputSet, groups: Sequence[list[str]], run: int, *, repeat: bool) -> bool:
         """Both models on one set of inputs.
@@ -349,6 +383,8 @@ class Verification:
             feeds = moved_inputs(reference.feeds, self.noise) if self.changes.at_inputs else reference.feeds
             with contextlib.suppress(RuntimeFailure):
                 reference.near.append(running.values(feeds, reference.names))
+        if self.verdict.jumping:
+            self._move_coarsely(reference)
         changed = {str(value.name) for value in self.changes.tensors}
         if self._moved_child is None and changed:
             moved = moved_tensors(self.child, self.noise, only=changed, most_bytes=_MOST_MOVED_BYTES)
@@ -357,23 +393,21 @@ class Verification:
             with contextlib.suppress(RuntimeFailure):
                 reference.moved_child = self._moved_child.values(reference.feeds, reference.names)
 
+    def _move_coarsely(self, reference: Reference) -> None:
+        """The parent moved so far that quantizers and comparisons fall to the other side: how large its steps are."""
+        if self._coarse is None:
+            moved = moved_tensors(self.parent, self.noise, most_bytes=_MOST_MOVED_BYTES, roundings=_COARSE_ROUNDINGS)
+            self._coarse = self.stage.varied(self.parent_running, self.parent, moved)
+        names = [name for name in reference.names if name in self.verdict.jumping]
+        with contextlib.suppress(RuntimeFailure):
+            feeds = moved_inputs(reference.feeds, self.noise, _COARSE_ROUNDINGS)
+            reference.coarse.append(self._coarse.values(feeds, names))
+
     def _keep(self, reference: Reference) -> None:
         size = reference.nbytes()
         if len(self.references) < _KEPT_REFERENCES and self._kept_bytes + size <= _MOST_KEPT_BYTES:
             self.references.append(reference)
             self._kept_bytes += size
-
-
-def common_values(parent: ir.Model, child: ir.Model) -> list[str]:
-    """Names of values that both main graphs compute, in the child's order."""
-    known = {output.name for node in parent.graph if node.op_type != "Constant" for output in node.outputs}
-    return [
-        output.name
-        for node in child.graph
-        if node.op_type != "Constant"
-        for output in node.outputs
-        if output.name and output.name in known
-    ]
 
 
 @contextlib.contextmanager
