@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from onnxmorph.errors import ModelError, NotEquivalent, OnnxMorphError, Refusal, RuntimeFailure, SelectionError
 
 if TYPE_CHECKING:
+    from onnxmorph import train
     from onnxmorph.graph.layers import LinearLayer, layers
     from onnxmorph.model import load, save
     from onnxmorph.morphs import (
@@ -65,6 +66,7 @@ __all__ = [
     "plan_widen",
     "read_recipe",
     "save",
+    "train",
 ]
 
 __version__ = "0.1.0"
@@ -90,6 +92,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":
+        return importlib.import_module(f"{__name__}.train")
     for home, names in _HOMES.items():
         if name in names:
             value = getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,48 @@
+"""What needs training: an ONNX graph as a torch module, the loop that trains it, and the way back.
+
+torch is an optional part of the installation (``onnxmorph[train]``) and is imported when a name of this package is
+first used; nothing outside of this package imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxmorph.errors import Refusal
+
+if TYPE_CHECKING:
+    from onnxmorph.grow.fit import Fitted, fit
+    from onnxmorph.grow.module import GraphModule, module, trainings, write_back
+    from onnxmorph.grow.transfer import transfer_optimizer
+
+__all__ = ["Fitted", "GraphModule", "fit", "module", "trainings", "transfer_optimizer", "write_back"]
+
+_HOMES = {
+    "fit": ("Fitted", "fit"),
+    "module": ("GraphModule", "module", "trainings", "write_back"),
+    "transfer": ("transfer_optimizer",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            try:
+                importlib.import_module("torch")
+            except ImportError as error:
+                raise Refusal(
+                    "training needs torch, which is not installed or does not load here",
+                    way_out="pip install 'onnxmorph[train]'",
+                    code="torch-missing",
+                ) from error
+            found = importlib.import_module(f"{__name__}.{home}")
+            # A module that shares its name with what it holds would otherwise take that name.
+            for each in names:
+                globals()[each] = getattr(found, each)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
