@@ -12,8 +12,33 @@
 
 from __future__ import annotations
 
-from onnxmorph.zoo.batch import dry_run, run_batch
-from onnxmorph.zoo.report import BatchReport, ModelEntry
-from onnxmorph.zoo.settings import Limits, Settings
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BatchReport", "Limits", "ModelEntry", "Settings", "dry_run", "run_batch"]
+if TYPE_CHECKING:
+    from onnxmorph.zoo.batch import Watcher, dry_run, run_batch
+    from onnxmorph.zoo.report import BatchReport, ModelEntry
+    from onnxmorph.zoo.settings import Limits, Settings
+
+__all__ = ["BatchReport", "Limits", "ModelEntry", "Settings", "Watcher", "dry_run", "run_batch"]
+
+_HOMES = {
+    "BatchReport": "report",
+    "Limits": "settings",
+    "ModelEntry": "report",
+    "Settings": "settings",
+    "Watcher": "batch",
+    "dry_run": "batch",
+    "run_batch": "batch",
+}
+"""Imported when they are first used: a worker process is to listen for its parent's end before anything else."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

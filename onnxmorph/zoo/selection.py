@@ -116,13 +116,12 @@ def _chosen(text: str) -> tuple[list[Parent], bool]:
         else:
             base, pattern = split_glob(typed)
             single = not _MAGIC.search(pattern)
+        if not single and ".." in pattern.split("/"):
+            raise SelectionError(f"{text}: leads out of the glob's own folder; write it without '..' behind a '*'")
         store = LocalStore(str(Path(base).absolute()), base)
         names = [pattern] if single and path.is_file() else [] if single else store.find(pattern)
     if not single:
         names = [name for name in names if name.lower().endswith(".onnx")]
-    strange = next((name for name in names if ".." in name.split("/") or name.startswith("/")), None)
-    if strange is not None:
-        raise SelectionError(f"{text}: {strange!r} leads out of the glob's own folder; write the path without '..'")
     if not names:
         raise SelectionError(f"no model at {text!r}{_near(store, text)}")
     return [Parent(store, name) for name in names], single
