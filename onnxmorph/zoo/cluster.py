@@ -108,7 +108,7 @@ class DaskEngine:
             futures.append(future)
             begun(task, "on the cluster")
         try:
-            for future in distributed.as_completed(futures):
+            for future in distributed.as_completed(futures, loop=self.client.loop):
                 task = by_key[future.key]
                 error = future.exception()
                 if error is None:

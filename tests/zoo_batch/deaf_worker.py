@@ -10,5 +10,5 @@ if __name__ == "__main__":
     from onnxmorph.zoo import worker
     from tests.zoo_batch.faulty_worker import grow
 
-    worker._die_with_parent = lambda parent: None  # type: ignore[assignment]
+    worker._die_with_parent = lambda parent: None
     worker.main(grow)

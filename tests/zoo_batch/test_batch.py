@@ -109,7 +109,7 @@ def test_nothing_of_the_users_is_overwritten(zoo: Zoo, recipe: Path, tmp_path: P
     out.mkdir()
     (out / "x.onnx").write_bytes(b"mine")
     for run in (run_batch, dry_run):
-        with pytest.raises(SelectionError, match="x.onnx: there already"):
+        with pytest.raises(SelectionError, match=r"x\.onnx: there already"):
             run(recipe, [str(folder)], out, QUICK)
     assert _files(out) == {"x.onnx"} and (out / "x.onnx").read_bytes() == b"mine"
     run_batch(recipe, [str(folder)], out, replace(QUICK, force=True))
@@ -120,7 +120,7 @@ def test_nothing_of_the_users_is_overwritten(zoo: Zoo, recipe: Path, tmp_path: P
     (out / "x.onnx").write_bytes(b"x.onnx")
     assert run_batch(recipe, [str(folder)], out, QUICK).exit_code == 0
     (out / "report.md").write_text("my own notes")
-    with pytest.raises(SelectionError, match="report.md: there already"):
+    with pytest.raises(SelectionError, match=r"report\.md: there already"):
         run_batch(recipe, [str(folder)], out, QUICK)
 
 

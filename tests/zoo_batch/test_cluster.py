@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ def test_a_cluster_has_to_be_there(zoo: Zoo, recipe: Path, tmp_path: Path) -> No
 def test_without_dask_the_extra_is_named(
     zoo: Zoo, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     settings = Settings(engine="dask", scheduler="tcp://127.0.0.1:9")
     with pytest.raises(RuntimeFailure, match=r"onnxmorph\[dask\]"):
         run_batch(recipe, [zoo("x.onnx")], tmp_path / "out", settings)
@@ -61,8 +62,7 @@ def test_the_same_children_as_without_a_cluster(cluster: Any, recipe: Path, tmp_
 
 @pytest.mark.slow
 def test_a_hang_and_a_crash_cost_one_model_there_too(cluster: Any, zoo: Zoo, recipe: Path, tmp_path: Path) -> None:
-    import distributed
-
+    client_class: Any = pytest.importorskip("distributed").Client
     script = str(Path(__file__).with_name("faulty_worker.py"))
 
     def make_faulty(path: str) -> None:
@@ -73,7 +73,7 @@ def test_a_hang_and_a_crash_cost_one_model_there_too(cluster: Any, zoo: Zoo, rec
 
         slot.worker_command = lambda label: [sys.executable, path, str(os.getpid()), label]
 
-    with distributed.Client(cluster, set_as_default=False) as client:
+    with client_class(cluster, set_as_default=False) as client:
         client.run(make_faulty, script)
     folder = zoo("crash.onnx", "hang.onnx", "good.onnx", "data.onnx")
     settings = Settings(engine="dask", scheduler=cluster.scheduler_address, limits=Limits(3))
