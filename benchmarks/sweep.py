@@ -352,7 +352,7 @@ def _last_lines(kept: list[str], most: int = 5) -> Callable[[str | None], None]:
 
 
 def collect(sources: Sequence[str], paths: Sequence[Path], only: str) -> list[Target]:
-    """The models to sweep over, the largest files first, so that none is left to the end alone."""
+    """The models to sweep over, the smallest files first, so that what is wrong shows soon."""
     import fnmatch
 
     targets = [Target("given", path.name, str(path)) for path in paths]
@@ -373,7 +373,7 @@ def collect(sources: Sequence[str], paths: Sequence[Path], only: str) -> list[Ta
                 continue  # weights all equal: whatever is done to it looks right
             targets.append(Target(source, str(path.relative_to(folders[source])), str(path)))
     chosen = [target for target in targets if fnmatch.fnmatchcase(target.name, only)]
-    return sorted(chosen, key=lambda t: -Path(t.path).stat().st_size if t.path else 0)
+    return sorted(chosen, key=lambda t: Path(t.path).stat().st_size if t.path else 0)
 
 
 class Ledger:

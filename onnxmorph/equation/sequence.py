@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from onnxmorph.equation.factorization import Factorization, diagnose, is_exact
 from onnxmorph.equation.kernels import embed, extent, grouped, inner_offset, ungrouped, window
 from onnxmorph.equation.mirror import mirror_inputs, mirror_order, mirror_outputs
 from onnxmorph.equation.mixing import DenseMix, random_mix
+from onnxmorph.equation.nothing import zero_factors
 from onnxmorph.equation.precision import Array, float_type, significant_bits
 from onnxmorph.equation.scales import target_ratio
 from onnxmorph.equation.solve import MEMORY_LIMIT, check_finite, solve
@@ -132,6 +133,10 @@ def solve_sequence(
         places,
         tuple(c is not None for c in gaps),
     )
+    if not np.any(kernel):
+        nothing = zero_factors(chain.channels, sizes, groups, kind, generator, mirrored=chain.mirrored)
+        factors, pairs = _mirrored(list(nothing.factors), chain, generator)
+        return replace(nothing, factors=tuple(factors), pairs=pairs[0] if len(pairs) == 1 else None)
     whole = grouped(target, groups)
     centre = _core_factor(chain)
     if count == 1:

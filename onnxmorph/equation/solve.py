@@ -24,6 +24,7 @@ import numpy.typing as npt
 from onnxmorph.equation.alternating import alternating_bytes, has_unknowns, one_half_step, solve_alternating
 from onnxmorph.equation.factorization import Factorization, diagnose, is_exact, occupancy, scale_ratio, sum_of_squares
 from onnxmorph.equation.kernels import embed, extent, grouped, inner_offset, ungrouped
+from onnxmorph.equation.nothing import zero_factors
 from onnxmorph.equation.precision import Array, float_type
 from onnxmorph.equation.structured import share_free, solve_structured, structured_bytes
 from onnxmorph.equation.tilings import Tiling, tilings
@@ -295,8 +296,13 @@ def solve_scaled(
         )
     check_finite(kernel)
     generator = rng if isinstance(rng, np.random.Generator) else np.random.Generator(np.random.PCG64(rng))
-    whole = grouped(kernel, groups)
     hidden = width // groups
+    if not np.any(kernel):
+        channels = (problem.inputs, hidden, problem.outputs)
+        return zero_factors(
+            channels, (problem.first, problem.second), groups, kind, generator, mirrored=[fan_in_factor == 2]
+        )
+    whole = grouped(kernel, groups)
     reasons: list[str] = []
     best: Factorization | None = None
     if method == "practical":
@@ -320,7 +326,7 @@ def solve_scaled(
                 best = _denser(best, problem, form, whole, hidden, kind, generator, fan_in_factor, memory_limit)
     asked = method == "alternating"
     starved = best is None or not best.exact or (best.method == "practical" and not best.dense)
-    if asked or (method == "auto" and starved and bool(np.any(kernel))):
+    if asked or (method == "auto" and starved):
         sizes = (problem.outputs, problem.inputs, hidden, problem.first, problem.second)
         enough = has_unknowns(*sizes) if best is None or not best.exact else one_half_step(*sizes)
         needed = alternating_bytes(problem.shape, groups, hidden, problem.first, problem.second)
