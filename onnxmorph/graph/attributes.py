@@ -6,7 +6,7 @@ from typing import Any
 
 from onnxmorph._ir import ir
 
-__all__ = ["WrongAttribute", "floating", "integer", "integers", "text"]
+__all__ = ["WrongAttribute", "floating", "floatings", "integer", "integers", "text", "texts"]
 
 
 class WrongAttribute(ValueError):
@@ -64,3 +64,23 @@ def text(node: ir.Node, name: str, default: str) -> str:
     if value is None:
         return default
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def floatings(node: ir.Node, name: str) -> tuple[float, ...]:
+    """Floats; none where the attribute is absent.
+
+    Raises:
+        WrongAttribute: It is something else.
+    """
+    value = _value(node, name, "FLOATS")
+    return tuple(float(number) for number in value) if value else ()
+
+
+def texts(node: ir.Node, name: str) -> tuple[str, ...]:
+    """Strings; none where the attribute is absent.
+
+    Raises:
+        WrongAttribute: It is something else.
+    """
+    value = _value(node, name, "STRINGS") or ()
+    return tuple(one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in value)

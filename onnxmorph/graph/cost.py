@@ -6,7 +6,8 @@ is applied at,
     macs = A * out * (in / groups) * prod(kernel),
 
 A being the spatial places of the output of a Conv, of the *input* of a ConvTranspose, and the product of all axes but
-the channel's for Gemm and MatMul, all for one sample.
+the channel's for Gemm and MatMul, all for one sample. A recurrent layer multiplies all of W and R at every time step:
+steps * directions * gates * hidden * (in + hidden).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import cached_property
 from onnxmorph._ir import ir
 from onnxmorph.graph.constants import stored
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.graph.recurrent import Cell
 from onnxmorph.graph.shapes import Dims, Shapes
 
 __all__ = ["Cost", "Sample", "Totals", "cost", "total"]
@@ -101,6 +103,8 @@ class Sample:
 
 def cost(layer: LinearLayer, sample: Sample) -> Cost:
     """Parameters and multiply-accumulates of a layer; of a blocked one too, as far as its sizes are known."""
+    if layer.cell is not None:
+        return _recurrent(layer, layer.cell, sample)
     weights = layer.out_channels * (layer.in_channels // max(layer.groups, 1)) * math.prod(layer.kernel)
     if not weights:
         # An operator that is only listed: what its weight holds is all there is to say.
@@ -119,12 +123,29 @@ def cost(layer: LinearLayer, sample: Sample) -> Cost:
     return Cost(parameters, (places if places % sample.batch else places // sample.batch) * weights)
 
 
+def _recurrent(layer: LinearLayer, cell: Cell, sample: Sample) -> Cost:
+    """W and R once for every step of one sequence, in each direction; a sequence of unknown length has no cost."""
+    dims, sizes = layer.shapes.shape(layer.input), sample.sizes(layer.input)
+    time = 1 if cell.batch_first else 0
+    if dims is None or len(dims) != 3 or not isinstance(dims[time], int):
+        return Cost(cell.parameters, None)
+    sequences = 1 if sizes is None else sizes[1 - time]
+    each = sequences if sequences % sample.batch else sequences // sample.batch
+    return Cost(cell.parameters, dims[time] * each * cell.multiplied)
+
+
+def _biases(layer: LinearLayer) -> int:
+    if layer.cell is not None:
+        return layer.cell.biases
+    return layer.out_channels if layer.bias is not None else 0
+
+
 def total(found: Sequence[LinearLayer], costs: Sequence[Cost], model: ir.Model | None = None) -> Totals:
     """The sum over layers, with what the whole model stores where it is given."""
     parameters = 0
     seen: set[ir.Value] = set()
     for layer, own in zip(found, costs, strict=True):
-        bias = layer.out_channels if layer.bias is not None else 0
+        bias = _biases(layer)
         for source, numbers in ((layer.weight, own.parameters - bias), (layer.bias, bias)):
             if source is None or source.root is None or source.root not in seen:
                 parameters += numbers

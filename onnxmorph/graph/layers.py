@@ -1,5 +1,6 @@
 """Conv, ConvTranspose, Gemm and MatMul(+Add) as one thing: a linear layer with a kernel `(out, in/groups, *kernel)`.
 
+LSTM, GRU and RNN are listed with them: no equation of linear layers is about them, but their width can change.
 A layer is listed whether or not a morph can touch it; `LinearLayer.blocked` says why not. What stands between the
 stored tensor and the operator (Constant nodes, Transpose, Cast, DequantizeLinear ...) is `ConstantSource`'s business,
 how the stored weight relates to the kernel is `WeightForm`'s.
@@ -19,14 +20,18 @@ from onnxmorph.graph.affine import Affine, Place, Step, follow
 from onnxmorph.graph.constants import ConstantSource, non_finite
 from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.padding import Pads
+from onnxmorph.graph.recurrent import Cell
 from onnxmorph.graph.shapes import Shapes
 
 if TYPE_CHECKING:
     from onnxmorph.graph.activations import Activation
 
-__all__ = ["LinearLayer", "layers"]
+__all__ = ["ONLY_WIDTH", "LinearLayer", "layers"]
 
 Array = np.ndarray[Any, Any]
+
+ONLY_WIDTH = "only-width"
+"""Code of the refusal that blocks a layer for every morph but those of its width."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class LinearLayer:
         output_axis: Axis of `output` that carries the output channels.
         bias_scale: What the stored bias is multiplied with: Gemm's beta, -1 for a Sub.
         repeated: Lives in the body of a Loop or Scan.
+        cell: Sizes of an LSTM, GRU or RNN, whose `out_channels` are the units of one direction; they lie on the last
+            axis of `output`, the first of its outputs that the node gives. ``None`` for any other layer.
     """
 
     index: int
@@ -102,12 +109,18 @@ class LinearLayer:
     bias_scale: float
     repeated: bool
     shapes: Shapes
+    cell: Cell | None = None
 
     def __repr__(self) -> str:
         taps = "x".join(map(str, self.kernel))
         return (
             f"#{self.index} {self.name} ({self.op} {self.in_channels}->{self.out_channels}{' ' + taps if taps else ''})"
         )
+
+    @property
+    def fixed_width(self) -> Refusal | None:
+        """Why not even the layer's width can change; ``None`` where `blocked` is, or only says that nothing else can."""
+        return None if self.blocked is not None and self.blocked.code == ONLY_WIDTH else self.blocked
 
     def kernel_array(self) -> Array:
         """The kernel ``(out, in/groups, *kernel)`` in the weight's dtype; read-only, a view where that is enough.
@@ -158,7 +171,7 @@ class LinearLayer:
 
     @cached_property
     def _following(self) -> Following:
-        if self.out_channels == 0:
+        if self.out_channels == 0 or self.cell is not None:
             return Following()
         start = Place(self.output, self.output_axis, self.shapes.rank(self.output), self.out_channels)
         steps: list[Step] = []

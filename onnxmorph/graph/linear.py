@@ -12,8 +12,9 @@ from onnxmorph.graph.attributes import WrongAttribute, floating, integer, intege
 from onnxmorph.graph.constants import ConstantSource, chain, is_constant, stored
 from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.labels import label
-from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.graph.layers import ONLY_WIDTH, LinearLayer
 from onnxmorph.graph.padding import Pads, convolution_pads, transpose_pads
+from onnxmorph.graph.recurrent import Cell, is_recurrent, read_cell
 from onnxmorph.graph.scopes import Scope, node_label, nodes
 from onnxmorph.graph.shapes import Dims, Shapes
 from onnxmorph.graph.unreadable import weight_input
@@ -47,10 +48,13 @@ class _Found:
     output_axis: int = 1
     blocked: Refusal | None = None
     shared_with: list[int] = field(default_factory=list)
+    cell: Cell | None = None
 
     @property
     def output(self) -> ir.Value:
-        return (self.bias_node or self.node).outputs[0]
+        # The first that is given: of an LSTM whose states alone are read, Y has no name.
+        outputs = (self.bias_node or self.node).outputs
+        return next((value for value in outputs if value.name), outputs[0])
 
     def block(self, code: str, reason: str, way_out: str | None = None) -> None:
         """The first reason stands: it is the one nearest to the cause."""
@@ -106,6 +110,8 @@ class _Search:
                 return self._matmul(scope, node)
             if node.op_type == "Einsum":
                 return self._einsum(scope, node)
+            if is_recurrent(node):
+                return self._recurrent(scope, node)
         return self._blocked_operator(scope, node)
 
     # Operators
@@ -260,6 +266,40 @@ class _Search:
         if found is not None:
             equation = text(node, "equation", "")
             found.block("unsupported-op", f"Einsum '{equation}' is not morphed", "export it as MatMul")
+        return found
+
+    def _recurrent(self, scope: Scope, node: ir.Node) -> _Found | None:
+        """LSTM, GRU, RNN: listed, and of fixed width too where a tensor of theirs is not known before a run."""
+        found = self._start(scope, node, 0, 1)
+        dims = None if found is None else self._weight_dims(found)
+        if found is None or dims is None:
+            return found
+        cell = read_cell(node, dims)
+        if isinstance(cell, str):
+            found.block("malformed", cell)
+            return found
+        found.cell, found.in_channels, found.out_channels = cell, cell.inputs, cell.hidden
+        found.input_axis = found.output_axis = -1
+        for what, position in (("recurrence weight", 2), ("bias", 3), ("peepholes", 7)):
+            given = node.inputs[position] if position < len(node.inputs) else None
+            if given is None:
+                continue
+            source = chain(given, ir_version=self._model.ir_version)
+            if source.reason is not None:
+                found.block("weight-not-constant", f"its {what} is not known before a run: {source.reason}")
+            elif source.overridable:
+                found.block(
+                    "weight-overridable",
+                    f"its {what} '{given.name}' is also a graph input, so a caller may replace it",
+                    "remove it from the graph inputs",
+                )
+            elif position == 3:
+                found.bias = source
+        found.block(
+            ONLY_WIDTH,
+            f"{_article(node)} feeds its result back at every time step, so that only its hidden size can be morphed",
+            "widen and shrink do that",
+        )
         return found
 
     def _blocked_operator(self, scope: Scope, node: ir.Node) -> _Found | None:
@@ -463,7 +503,12 @@ class _Search:
             bias_scale=found.bias_scale,
             repeated=found.scope.repeated,
             shapes=self._shapes,
+            cell=found.cell,
         )
+
+
+def _article(node: ir.Node) -> str:
+    return f"{'a' if node.op_type == 'GRU' else 'an'} {node.op_type}"
 
 
 def _name(root: ir.Value | None, others: list[int]) -> str | None:

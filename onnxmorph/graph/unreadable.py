@@ -8,7 +8,7 @@ _INTEGER = "{op} multiplies integers; the morph equation needs a float weight"
 _QUANTIZED = "{op} computes on quantised numbers; the morph equation needs a float weight"
 _FUSED = "{op} is fused by ONNX Runtime's optimiser; export the model without graph optimisations"
 _PACKED = "{op} holds its weight packed in blocks; morph the model before it is quantised"
-_RECURRENT = "{op} feeds its result back at every time step; only feed-forward layers can be morphed"
+_ATTENDING = "{op} feeds its result back through an attention of its own, fused"
 _ATTENTION = "{op} holds its projections fused; export the model without graph optimisations"
 
 BLOCKED_OPS: dict[tuple[str, str], tuple[str, int]] = {
@@ -17,9 +17,6 @@ BLOCKED_OPS: dict[tuple[str, str], tuple[str, int]] = {
     ("", "QLinearConv"): (_QUANTIZED, 3),
     ("", "QLinearMatMul"): (_QUANTIZED, 3),
     ("", "DeformConv"): ("{op} moves its taps with the input; it is no convolution with a fixed kernel", 1),
-    ("", "LSTM"): (_RECURRENT, 1),
-    ("", "GRU"): (_RECURRENT, 1),
-    ("", "RNN"): (_RECURRENT, 1),
     ("com.microsoft", "FusedConv"): (_FUSED, 1),
     ("com.microsoft", "FusedGemm"): (_FUSED, 1),
     ("com.microsoft", "FusedMatMul"): (_FUSED, 1),
@@ -39,6 +36,7 @@ BLOCKED_OPS: dict[tuple[str, str], tuple[str, int]] = {
     ("com.microsoft", "MatMulInteger16"): (_INTEGER, 1),
     ("com.microsoft", "DynamicQuantizeMatMul"): (_QUANTIZED, 1),
     ("com.microsoft", "DynamicQuantizeLSTM"): (_QUANTIZED, 1),
+    ("com.microsoft", "AttnLSTM"): (_ATTENDING, 1),
     ("com.microsoft", "MatMulNBits"): (_PACKED, 1),
     ("com.microsoft", "MatMulBnb4"): (_PACKED, 1),
     ("com.microsoft", "MatMulFpQ4"): (_PACKED, 1),

@@ -58,8 +58,8 @@ def plan_shrink(
         Refusal: A size cannot be met, with the nearest that can; or it is not exact, and ``inexact`` was not given.
     """
     target = find_layer(model, layer)
-    if target.blocked is not None:
-        raise target.blocked
+    if target.fixed_width is not None:
+        raise target.fixed_width
     if sum(option is not None for option in (to, by, keep, drop)) != 1:
         raise SelectionError("give one of --to, --by, --keep and --drop")
     view = View(model)

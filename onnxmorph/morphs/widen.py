@@ -13,6 +13,8 @@ Reductions over the widened axis (LayerNorm, RMSNorm, Softmax, Mean ...) mix new
 channel equally often leaves means, variances, maxima as they are, so a normalised axis is widened to a multiple of its
 size by copies. Any other size needs a scheme (`onnxmorph.morphs.schemes`): ``mean``, whose new channels hold the mean
 of the old ones, for LayerNorm; ``zero-in`` for RMSNorm, sums and attention scores. The rest is refused with its reason.
+
+The hidden sizes of LSTM, GRU and RNN are such axes too; see `onnxmorph.morphs.recurrent`.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.domains import first_undefined
 from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
+from onnxmorph.morphs.recurrent import without_own_feedback
 from onnxmorph.morphs.schemes import Scheme, refuse_tied, scheme_for
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.untie import shared_weights
@@ -70,8 +73,8 @@ def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
         layer: A layer of the model that ``table`` was made from.
         table: Its coupled groups; made once for all layers.
     """
-    if layer.blocked is not None:
-        return layer.blocked
+    if layer.fixed_width is not None:
+        return layer.fixed_width
     try:
         _next_size(table, layer, layer.out_channels + 1, None, interface=False)
     except Refusal as refusal:
@@ -85,7 +88,7 @@ def check_widen(model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
     found: dict[tuple[int, ...], Refusal | None] = {}
 
     def why_not(layer: LinearLayer) -> Refusal | None:
-        axes = None if layer.blocked is not None else table.coupled.axes(layer.output)
+        axes = None if layer.fixed_width is not None else table.coupled.axes(layer.output)
         if axes is None:
             return why_not_widen(layer, table)
         # All layers that write into one residual stream have one answer, which takes a walk over all of them.
@@ -128,8 +131,8 @@ def plan_widen(
     if fill is not None and fill not in FILLS:
         raise SelectionError(f"no fill {fill!r}: choose from {', '.join(FILLS)}")
     target = find_layer(model, layer)
-    if target.blocked is not None:
-        raise target.blocked
+    if target.fixed_width is not None:
+        raise target.fixed_width
     table = coupled_groups(model)
     untied = shared_weights(table, target) if untie else ()
     if untied:
@@ -205,8 +208,8 @@ class WidenPlan(Plan):
         """See :meth:`Plan.edit`."""
         copies = untie_weights(child, self.untied)
         layer = layer_by_key(child, self.layer)
-        if layer.blocked is not None:
-            raise layer.blocked
+        if layer.fixed_width is not None:
+            raise layer.fixed_width
         table = coupled_groups(child)
         group, size = resize_naturally(table, layer, self.to, interface=self.interface)
         _fill_for(group, size, self.fill)
@@ -387,8 +390,8 @@ def _filling(fill: str, group: Group, index_map: IndexMap, seed: int) -> Fill:
     if fill == "zero-out":
         return zero_out(seed)
     if fill == "zero-in":
-        return _zero_in(seed)
-    return _paired(group, index_map, seed)
+        return without_own_feedback(_zero_in(seed), group)
+    return without_own_feedback(_paired(group, index_map, seed), group)
 
 
 def _draw(edit: AxisEdit, shape: Sequence[int], random: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from onnxmorph._ir import ir
 from onnxmorph.graph.axes import Group
 from onnxmorph.graph.constants import constant
+from onnxmorph.graph.recurrent import is_recurrent, keeps_zero, zero_filled
 
 __all__ = ["first_not_zero"]
 
@@ -77,6 +78,10 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value],
     if node.domain not in ("", "ai.onnx"):
         return False
     op = node.op_type
+    if is_recurrent(node):
+        return keeps_zero(node) and all(_zero_or_lengths(node, place, zero) for place in range(1, len(node.inputs)))
+    if zero_filled(node) or (op == "Expand" and _is_zero(inputs[0])):
+        return True
     if op in _LINEAR:
         held = [value for value in inputs if value in holds]
         biased = node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(inputs) > 2
@@ -103,6 +108,12 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value],
     if op in _ALL_ZERO:
         return all(zero.get(value, False) or _is_zero(value) for value in inputs)
     return False
+
+
+def _zero_or_lengths(node: ir.Node, place: int, zero: dict[ir.Value, bool]) -> bool:
+    """Whether new entries of an operand of a recurrent layer are zero; the lengths of its sequences have none."""
+    value = node.inputs[place]
+    return value is None or place == 4 or zero.get(value, False) or _is_zero(value)
 
 
 def _attribute(node: ir.Node, name: str, default: float) -> float:
