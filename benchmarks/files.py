@@ -6,8 +6,13 @@
 
 Two models are made in a temporary folder: one with external data, one with everything embedded; random weights, a stem
 of 64 channels (the layer to deepen) and a stack of wide convolutions. Every program is run in turn, several times, each
-run a process of its own; what is printed is the median of wall time and of peak memory (resident set, as the kernel has
-it), and the ratio of the medians. The file cache is warm, and nothing is flushed to disk, for cp as for the others.
+run a process of its own; what is printed is the median of wall time, its ratio to the first program's, the median of
+processor time (of all threads, user and system) and of peak memory (resident set, as the kernel has it). The file cache
+is warm, nothing is flushed to disk, and byte code is at hand as it is after an installation, for all of them alike.
+
+The rows in brackets are floors: what Python takes to import numpy, onnx and onnx-ir and do nothing, and what it takes
+to do that and copy the files. The second is the least any program that reads ONNX with these packages can take unless
+it copies at the same time, as `onnxmorph` does where there is a second core.
 """
 
 from __future__ import annotations
@@ -24,9 +29,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from installed import environment
+
 WIDE = 1024
 OURS = "import sys; from onnxmorph.model import load, save; save(load(sys.argv[1]), sys.argv[2])"
 DEEPEN = "from onnxmorph_cli.main import main; raise SystemExit(main())"
+IMPORTS = "import numpy, onnx; from onnxmorph._ir import ir"
+IMPORTS_AND_COPY = f"import shutil, sys; {IMPORTS}; [shutil.copy(path, sys.argv[-1]) for path in sys.argv[1:-1]]"
 THEIRS = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
 
 
@@ -35,24 +44,40 @@ class Contender:
     """One program, and what its runs took."""
 
     name: str
-    arguments: list[str]  # {input}, {output} and {folder} stand for the files
+    arguments: list[str]  # {input}, {output} and {folder} stand for the files, {files} for model and data file
+    writes: bool = True
     seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     peak_mb: list[float] = field(default_factory=list)
 
-    def run(self, model: Path, folder: Path) -> None:
+    def run(self, model: Path, folder: Path, environment: dict[str, str]) -> None:
         output = folder / model.name
-        words = [w.format(input=model, output=output, folder=folder) for w in self.arguments]
-        if words[0] == "cp":
-            words[1:1] = [str(p) for p in (model, model.with_name(model.name + ".data")) if p.exists()]
+        files = [str(path) for path in (model, model.with_name(model.name + ".data")) if path.exists()]
+        words = []
+        for word in self.arguments:
+            # Programs hold braces of their own, so only whole words and command lines given by --command are filled in.
+            words += files if word == "{files}" else [_filled(word, input=model, output=output, folder=folder)]
         begin = time.perf_counter()
         silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-        process = os.posix_spawnp(words[0], words, os.environ, file_actions=silent)
+        process = os.posix_spawnp(words[0], words, environment, file_actions=silent)
         _, status, usage = os.wait4(process, 0)
         self.seconds.append(time.perf_counter() - begin)
+        self.processor.append(usage.ru_utime + usage.ru_stime)
         self.peak_mb.append(usage.ru_maxrss / 1024)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        if status or size < 0.9 * sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*")):
+        wanted = 0.9 * sum(Path(path).stat().st_size for path in files) if self.writes else 0
+        if status or size < wanted:
             sys.exit(f"{self.name} failed or wrote only {size} bytes: {shlex.join(words)}")
+
+    def clear(self) -> None:
+        for taken in (self.seconds, self.processor, self.peak_mb):
+            taken.clear()
+
+
+def _filled(word: str, **names: Path) -> str:
+    for name, path in names.items():
+        word = word.replace(f"{{{name}}}", str(path))
+    return word
 
 
 def make(path: Path, megabytes: int) -> None:
@@ -93,22 +118,22 @@ def make(path: Path, megabytes: int) -> None:
 
 
 def compare(model: Path, contenders: list[Contender], runs: int, scratch: Path) -> None:
+    compiled = environment(scratch / "bytecode")
     for round_ in range(runs + 1):
         for contender in contenders:
             folder = scratch / "out"
             folder.mkdir()
-            contender.run(model, folder)
+            contender.run(model, folder, compiled)
             shutil.rmtree(folder)
             if round_ == 0:  # warms the caches
-                contender.seconds.clear()
-                contender.peak_mb.clear()
+                contender.clear()
     reference = statistics.median(contenders[0].seconds)
     for contender in contenders:
         seconds = statistics.median(contender.seconds)
         spread = f"{min(contender.seconds):.3f}-{max(contender.seconds):.3f}"
         print(
             f"{model.stem:10} {contender.name:24} {seconds:7.3f} s ({spread})  {seconds / reference:5.2f}x"
-            f"  {statistics.median(contender.peak_mb):7.0f} MB"
+            f"  cpu {statistics.median(contender.processor):6.3f} s  {statistics.median(contender.peak_mb):6.0f} MB"
         )
 
 
@@ -137,7 +162,14 @@ def main() -> None:
         making.join()
         if making.exitcode:
             sys.exit("the models could not be made")
-        compare(external, [Contender("cp", ["cp", "{folder}"]), Contender(name, words)], options.runs, scratch)
+        python = [sys.executable, "-c"]
+        contenders = [
+            Contender("cp", ["cp", "{files}", "{folder}"]),
+            Contender(name, words),
+            Contender("(imports)", [*python, IMPORTS], writes=False),
+            Contender("(imports, then copy)", [*python, IMPORTS_AND_COPY, "{files}", "{folder}"]),
+        ]
+        compare(external, contenders, options.runs, scratch)
         theirs = [sys.executable, "-c", THEIRS, "{input}", "{output}"]
         compare(embedded, [Contender("onnx.load+onnx.save", theirs), Contender(name, words)], options.runs, scratch)
 

@@ -57,7 +57,7 @@ def content_hash(model: ir.Model) -> str:
 def sampled_hash(model: ir.Model) -> str:
     """SHA-256 over the graph and a sample of the weights, hexadecimal: tells models apart, but is no proof of content.
 
-    As :func:`content_hash`, except that of a tensor above 1 MiB only 64 blocks of 16 KiB are read, at equal distances,
+    As :func:`content_hash`, except that of a tensor above 1 MiB only 64 blocks of 4 KiB are read, at equal distances,
     the first and the last among them. Models with other nodes, names, shapes, types or small tensors differ in it, and
     so do large weights that were trained, scaled or quantized. A change of a few numbers of a large tensor may lie
     between the blocks. It takes milliseconds where the content hash reads everything.

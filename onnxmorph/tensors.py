@@ -27,7 +27,8 @@ from onnxmorph.errors import ModelError
 __all__ = ["MappedFile", "MappedTensor", "reason_of", "refer", "sample_ranges", "stored_bytes"]
 
 _CHUNK = 1 << 20  # as fast as larger ones, and within the processor's cache
-_SAMPLE_BLOCK = 16 << 10
+_SAMPLE_BLOCK = 4 << 10
+_SAMPLE_FROM = 1 << 20
 _SAMPLE_BLOCKS = 64
 
 
@@ -111,9 +112,9 @@ def stored_bytes(dtype: ir.DataType, shape: Sequence[int]) -> int:
 def sample_ranges(length: int) -> list[tuple[int, int]]:
     """Which ranges (begin, length) of a tensor's bytes stand for it in a sampled hash.
 
-    All of them up to 1 MiB; of more, 64 blocks of 16 KiB at equal distances, from the first byte to the last.
+    All of them up to 1 MiB; of more, 64 blocks of 4 KiB at equal distances, from the first byte to the last.
     """
-    if length <= _SAMPLE_BLOCK * _SAMPLE_BLOCKS:
+    if length <= _SAMPLE_FROM:
         return [(0, length)]
     last = length - _SAMPLE_BLOCK
     return [(number * last // (_SAMPLE_BLOCKS - 1), _SAMPLE_BLOCK) for number in range(_SAMPLE_BLOCKS)]

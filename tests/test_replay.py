@@ -192,7 +192,7 @@ def test_a_child_changed_since_is_told_from_a_changed_parent(tmp_path: Path) -> 
 
 
 def _wide() -> ir.Model:
-    """Two dense layers, the second with a weight of 4 MiB, of which a sampled hash reads a quarter."""
+    """Two dense layers, the second with a weight of 4 MiB, of which a sampled hash reads a sixteenth."""
     generator = np.random.default_rng(0)
     graph = onnx.GraphProto(name="wide")
     shapes = [(8, 1024), (1024, 1024)]
@@ -219,7 +219,7 @@ def _changed_at(model: ir.Model, place: int) -> ir.Model:
     return changed
 
 
-BETWEEN = (16 << 10) // 4 + 10  # behind the first block of the sample, before the second
+BETWEEN = (4 << 10) // 4 + 10  # behind the first block of the sample, before the second
 LAST = 1024 * 1024 - 1
 
 
