@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmorph._ir import ir
+from onnxmorph.verify.isomorphism import twins
 from onnxmorph.verify.noise import movable, tensors
 
 __all__ = ["Changes", "changes", "same_tensor"]
 
 _CHUNK = 1 << 22
 _DEEPEST = 100
+_INTEGER_LAYERS = ("MatMulInteger", "ConvInteger")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,20 @@ class _Comparison:
             return function is new_function
         return self._same_graph(function, new_function)
 
+    def alike(self, one: ir.Node, other: ir.Node) -> bool:
+        """Whether two nodes compute the same from what they are given, whatever that is called."""
+        return (
+            len(one.inputs) == len(other.inputs)
+            and one.op_identifier() not in self._functions[0]
+            and one.attributes.keys() == other.attributes.keys()
+            and all(self._same_attribute(attr, other.attributes[name]) for name, attr in one.attributes.items())
+            and all(
+                self.same_input(a, b)
+                for a, b in zip(one.inputs, other.inputs, strict=True)
+                if a is None or b is None or self.static(a) or self.static(b)
+            )
+        )
+
     def _same_attribute(self, one: ir.Attr, other: ir.Attr) -> bool:
         if one.type != other.type or one.is_ref() != other.is_ref():
             return False
@@ -216,7 +232,7 @@ class _Comparison:
             node = pending.pop()
             weights = self.weights_of(node)
             names.update(weights)
-            if weights:
+            if weights or self._packed(node):
                 continue
             for value in node.inputs:
                 if value is None or self.static(value):
@@ -228,6 +244,17 @@ class _Comparison:
                     seen.add(producer)
                     pending.append(producer)
         return names, at_inputs
+
+    def _packed(self, node: ir.Node) -> bool:
+        """Whether this node weighs by integers: they have no rounding, and what it computes from them is exact."""
+        return any(
+            value is not None
+            and value in self._tensors[0]
+            and self._tensors[0][value].size > 1
+            and self._tensors[0][value].dtype in (ir.DataType.INT8, ir.DataType.UINT8)
+            for value in node.inputs[1:2]
+            if node.op_type in _INTEGER_LAYERS
+        )
 
     def changed_rows(self, changed: Sequence[ir.Value]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]:
         before = {value.name: tensor for value, tensor in self._tensors[0].items()}
@@ -266,7 +293,11 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
                 if output.name not in ends:
                     frontier.append(output.name)
     kept = {output.name for node in child.graph for output in node.outputs}
-    parents_nodes += [node for node in parent.graph if not any(output.name in kept for output in node.outputs)]
+    renamed = [node for node in parent.graph if not any(output.name in kept for output in node.outputs)]
+    twin = twins(parent, child) if renamed else {}
+    parents_nodes = [
+        node for node in parents_nodes + renamed if node not in twin or not comparison.alike(node, twin[node])
+    ]
     region, at_inputs = comparison.region(parents_nodes)
     replaced = {str(value.name) for value in comparison.changed_tensors(0)}
     region |= replaced

@@ -3,8 +3,8 @@
 For one run, with parent value ``p``, child value ``c`` and perturbed runs of the parent ``p_k``:
 
 * ``ratio = max|c - p| / max(max_k max|p_k - p|, eps max|p|)`` over all elements,
-* ``channel_ratio = max_j rms_j(c - p) / max(n_j, median_i n_i, rms_i n_i / 4, eps rms_j(p))`` over the channels ``j``
-  of axis 1 and of the last axis, with ``n_j = rms_j(p_k - p)``.
+* ``channel_ratio = max_j rms_j(c - p) / max(n_j, median_i n_i, rms_i n_i / 4, s_j median_i(n_i / s_i), eps s_j)`` over
+  the channels ``j`` of axis 1 and of the last axis, with ``n_j = rms_j(p_k - p)`` and ``s_j = rms_j(p)``.
 
 Where the child exceeds that, the child's own noise counts too, ``|c_moved - c|`` with the child's weights moved by one
 rounding, up to twenty times the parent's: a factorized layer that is conditioned a little worse than the layer it
@@ -12,7 +12,8 @@ replaces is still the same function, to rounding. One that is conditioned far wo
 
 The channels see one that is wrong under the noise of larger ones. The median and the overall term keep a channel that
 happened not to move (few elements, weights that are exactly zero, or small beside its neighbours) from turning
-rounding into an alarm. ``eps`` is half a unit in the last place of the value's type.
+rounding into an alarm, and so does the relative term behind a softmax, where each number moves by a share of its own.
+``eps`` is half a unit in the last place of the value's type.
 
 Integers, booleans and strings must be equal, except where the parent flips under its own noise: then the child may
 differ in about as many places, and by no larger steps for quantized bytes.
@@ -31,8 +32,10 @@ from onnxmorph.verify.noise import is_floating
 
 __all__ = ["LIMIT", "Measurement", "flatten", "measure", "record"]
 
-LIMIT = 24.0
-"""Largest quotient of difference and noise that counts as rounding; how it was found: tests/verify/test_compare.py."""
+LIMIT = 16.0
+"""Largest quotient of difference and noise that counts as rounding; what it rests on: docs/fault_detection.md.
+
+A value beyond it is measured again, against more runs and the child's own noise, before it is called different."""
 
 _NONDETERMINISTIC_SHARE = 1e-3
 """A parent that misses itself by this share of its spread, same inputs and session, does not repeat itself."""
@@ -284,10 +287,10 @@ def _worst_channel(
         moved = np.sqrt(np.mean(difference**2, axis=others))
         size = np.sqrt(np.mean(magnitude**2, axis=others))
         least = _SMALLEST_CHANNEL * float(np.sqrt(np.mean(size**2)))
-        allowed = np.maximum(_channel_noise(noise, others, difference.shape[axis]), unit * np.maximum(size, least))
+        allowed = np.maximum(_channel_noise(noise, others, size), unit * np.maximum(size, least))
         allowed[allowed == 0] = floor
         if child_noise is not None:
-            own_child = _channel_noise([child_noise], others, difference.shape[axis])
+            own_child = _channel_noise([child_noise], others, size)
             allowed = np.maximum(allowed, np.minimum(own_child, MOST_CHILD_NOISE * allowed))
         ratios = moved / allowed
         index = int(np.argmax(ratios))
@@ -296,15 +299,18 @@ def _worst_channel(
     return worst, where
 
 
-def _channel_noise(noise: Sequence[Array], others: tuple[int, ...], channels: int) -> Array:
-    """Root mean square noise of each channel, not below the median of those that move nor a share of the overall."""
+def _channel_noise(noise: Sequence[Array], others: tuple[int, ...], size: Array) -> Array:
+    """Root mean square noise of each channel of these sizes, not below what is typical of the channels that move, as a
+    number or as a share of the size, nor a share of the overall."""
     if not noise:
-        return np.zeros(channels)
+        return np.zeros(len(size))
     own: Array = np.sqrt(np.mean([np.mean(array**2, axis=others) for array in noise], axis=0))
     moving = own[own > 0]
     typical = float(np.median(moving)) if moving.size else 0.0
     overall = float(np.sqrt(np.mean(own**2)))
-    return np.maximum(own, max(typical, _OVERALL_SHARE * overall))
+    shares = own[(own > 0) & (size > 0)] / size[(own > 0) & (size > 0)]
+    relative = float(np.median(shares)) if shares.size else 0.0
+    return np.maximum(np.maximum(own, relative * size), max(typical, _OVERALL_SHARE * overall))
 
 
 def record(comparison: Comparison, measured: Measurement, run: int, limit: float = LIMIT) -> None:

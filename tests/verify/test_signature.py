@@ -34,6 +34,17 @@ def test_what_a_caller_would_notice(signature: str, words: str | None) -> None:
         assert any(words in failure for failure in found.failures), found.failures
 
 
+def test_an_output_size_of_its_own_may_be_told_more_precisely() -> None:
+    open_ended = "(float[N,4] x, int64[N] i) => (float[N,M] y, float[N,4] z)"
+    precise = "(float[N,4] x, int64[N] i) => (float[N,4] y, float[N,4] z)"
+    found = compare_signatures(small_model(open_ended, BODY), small_model(precise, BODY))
+    assert not found.failures
+    assert "now declared as [N, 4]" in found.warnings[0]
+    assert compare_signatures(small_model(precise, BODY), small_model(open_ended, BODY)).failures
+    fixed = "(float[N,4] x, int64[N] i) => (float[1,4] y, float[N,4] z)"
+    assert compare_signatures(small_model(precise, BODY), small_model(fixed, BODY)).failures
+
+
 def test_untied_dimensions_must_stay_untied() -> None:
     free = small_model("(float[N,4] x, int64[M] i) => (float[N,4] y, float[N,4] z)", BODY)
     assert any("independent" in failure for failure in compare_signatures(free, small_model(SAME, BODY)).failures)
