@@ -10,9 +10,31 @@ from typing import TYPE_CHECKING, Any
 from onnxmorph import grow
 
 if TYPE_CHECKING:
-    from onnxmorph.grow import Fitted, GraphModule, fit, module, trainings, transfer_optimizer, write_back
+    from onnxmorph.grow import (
+        Diverged,
+        Fitted,
+        GraphModule,
+        Interrupted,
+        Progress,
+        fit,
+        module,
+        trainings,
+        transfer_optimizer,
+        write_back,
+    )
 
-__all__ = ["Fitted", "GraphModule", "fit", "module", "trainings", "transfer_optimizer", "write_back"]
+__all__ = [
+    "Diverged",
+    "Fitted",
+    "GraphModule",
+    "Interrupted",
+    "Progress",
+    "fit",
+    "module",
+    "trainings",
+    "transfer_optimizer",
+    "write_back",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,15 +12,26 @@ from typing import TYPE_CHECKING, Any
 from onnxmorph.errors import Refusal
 
 if TYPE_CHECKING:
-    from onnxmorph.grow.fit import Fitted, fit
-    from onnxmorph.grow.module import GraphModule, module, trainings, write_back
+    from onnxmorph.grow.fitting import Diverged, Fitted, Interrupted, Progress, fit
+    from onnxmorph.grow.graph_module import GraphModule, module, trainings, write_back
     from onnxmorph.grow.transfer import transfer_optimizer
 
-__all__ = ["Fitted", "GraphModule", "fit", "module", "trainings", "transfer_optimizer", "write_back"]
+__all__ = [
+    "Diverged",
+    "Fitted",
+    "GraphModule",
+    "Interrupted",
+    "Progress",
+    "fit",
+    "module",
+    "trainings",
+    "transfer_optimizer",
+    "write_back",
+]
 
 _HOMES = {
-    "fit": ("Fitted", "fit"),
-    "module": ("GraphModule", "module", "trainings", "write_back"),
+    "fitting": ("Diverged", "Fitted", "Interrupted", "Progress", "fit"),
+    "graph_module": ("GraphModule", "module", "trainings", "write_back"),
     "transfer": ("transfer_optimizer",),
 }
 
@@ -36,11 +47,9 @@ def __getattr__(name: str) -> Any:
                     way_out="pip install 'onnxmorph[train]'",
                     code="torch-missing",
                 ) from error
-            found = importlib.import_module(f"{__name__}.{home}")
-            # A module that shares its name with what it holds would otherwise take that name.
-            for each in names:
-                globals()[each] = getattr(found, each)
-            return globals()[name]
+            value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

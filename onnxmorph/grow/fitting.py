@@ -1,0 +1,888 @@
+"""The loop that trains a graph."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from onnxmorph import model as files
+from onnxmorph._ir import ir
+from onnxmorph.errors import Refusal, RuntimeFailure, SelectionError
+from onnxmorph.grow.checkpoint import random_state, read_checkpoint, restore_random_state, write_checkpoint
+from onnxmorph.grow.data import Data, Samples, Target, read_samples
+from onnxmorph.grow.graph_module import GraphModule, Trainable, module, write_back
+from onnxmorph.grow.lineage import new_tensors
+from onnxmorph.grow.losses import LOSSES, Loss, Objective, distillation, objective, trained_output
+from onnxmorph.grow.optimization import SCHEDULES, Rates, load_state, make_optimizer, set_rates, state_by_name
+
+__all__ = ["Diverged", "Epoch", "Fitted", "Interrupted", "Progress", "fit"]
+
+Tensor = torch.Tensor
+
+_CHECKED_EVERY = 16
+"""Steps between looks at the loss on a GPU, which each wait for it."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the history.
+
+    Attributes:
+        epoch: Counted from 1.
+        step: Steps done since the start.
+        loss: Mean over the epoch's batches.
+        rate: The base rate at its end.
+        accuracy: Share of right classes on the training batches, where the loss is of classification.
+        validation_loss, validation_accuracy: On the validation data, where there is some.
+        seconds: Of the epoch.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    rate: float
+    accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain numbers."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What callbacks are told, after each step and, with ``finished``, after each epoch.
+
+    Attributes:
+        epoch, epochs: Of how many; from 1.
+        step, steps: Of how many, since the start.
+        loss: Of the last batch that was looked at.
+        rate: The base rate.
+        finished: The epoch that has just ended.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    finished: Epoch | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model and how it came about.
+
+    Attributes:
+        model: The trained model; the weights of the best epoch where there is validation, of the last otherwise.
+        history: One entry per epoch.
+        best: The epoch whose weights these are.
+        stopped: ``"finished"``, ``"early"``, ``"callback"``.
+        optimizer: Its state by name; see `transfer_optimizer`.
+        notes: What a user should know.
+        trained: Names of what was trained.
+    """
+
+    model: ir.Model
+    history: tuple[Epoch, ...]
+    best: int
+    stopped: str
+    optimizer: dict[str, dict[str, Any]] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
+
+
+class Diverged(RuntimeFailure):
+    """The loss became NaN or infinite.
+
+    Attributes:
+        step: At which, from 1.
+        fitted: What had been reached at the end of the last good epoch, or ``None``.
+    """
+
+    def __init__(self, text: str, step: int, fitted: Fitted | None) -> None:
+        super().__init__(text)
+        self.step = step
+        self.fitted = fitted
+
+
+class Interrupted(KeyboardInterrupt):
+    """The training was interrupted, after the step that was under way and after its checkpoint was written.
+
+    Attributes:
+        checkpoint: Where to go on from, or ``None``.
+        fitted: What had been reached.
+    """
+
+    def __init__(self, checkpoint: Path | None, fitted: Fitted) -> None:
+        super().__init__("interrupted")
+        self.checkpoint = checkpoint
+        self.fitted = fitted
+
+
+def fit(
+    model: ir.Model | str | os.PathLike[str],
+    data: Data,
+    *,
+    loss: Loss = "cross-entropy",
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 32,
+    optimizer: Literal["sgd", "adamw"] = "adamw",
+    rate: float | None = None,
+    a_rate: float = 100.0,
+    rates: Mapping[str, float] | None = None,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    warmup: int | None = None,
+    new: Sequence[str] | ir.Model | None = None,
+    weight_decay: float = 0.01,
+    momentum: float = 0.9,
+    label_smoothing: float = 0.0,
+    clip_norm: float | None = None,
+    trainable: Trainable | None = None,
+    freeze: Sequence[str] = (),
+    output: str | None = None,
+    teacher: ir.Model | str | os.PathLike[str] | None = None,
+    teacher_weight: float = 0.5,
+    temperature: float = 2.0,
+    validation: Data | float | None = None,
+    early_stopping: int | None = None,
+    batch_norm: Literal["update", "keep"] = "update",
+    augment: Callable[[dict[str, Tensor], Target], tuple[dict[str, Tensor], Target]] | None = None,
+    optimizer_state: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    amp: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    callbacks: Sequence[Callable[[Progress], bool | None]] = (),
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    image_size: tuple[int, int] | None = None,
+) -> Fitted:
+    """Train a model in place: same graph, same names, other numbers.
+
+    The same arguments give the same weights, bit for bit, on the same machine with the same number of threads on the
+    CPU; also when the training was interrupted and resumed from its checkpoint.
+
+    Args:
+        model: Left as it is.
+        data: See `onnxmorph.grow.data.read_samples`.
+        loss: ``cross-entropy`` (class numbers, or one probability per class), ``binary-cross-entropy``, ``mse``,
+            ``mae``, ``huber``, or a function of outputs and targets.
+        epochs: Passes over the data; default 10 unless ``steps`` is given.
+        steps: Or steps of the optimizer in all.
+        batch_size: Samples per step. A model whose batch is fixed is run in pieces of that size, and their gradients
+            added up.
+        optimizer: ``sgd`` (with Nesterov's momentum) or ``adamw``.
+        rate: Default 1e-3 for AdamW, 1e-2 for SGD.
+        a_rate: Times the rate, for the parameters ``a`` of parametric activations.
+        rates: Further factors by role, name or glob.
+        schedule: ``cosine`` to zero, or ``constant``.
+        warmup: Steps over which the rate of new parameters rises from zero. Default: a tenth of the steps, at most 100,
+            for a child of a morph; otherwise 0.
+        new: What is new: names, or the parent to compare with. Default: what the model's records say; everything where
+            they say nothing and ``warmup`` is given.
+        weight_decay: Of kernels, recurrent weights and embeddings.
+        momentum: Of SGD.
+        label_smoothing: Of cross entropy.
+        clip_norm: Longest gradient; longer ones are scaled down.
+        trainable: See `onnxmorph.grow.graph_module.module`.
+        freeze: Names, globs or roles that are not trained.
+        output: Name of the value that the loss is computed on. Default: the first output of floats; for classification
+            what lies before a final softmax or sigmoid.
+        teacher: A model whose outputs are learned too (distillation), and alone where the data has no targets.
+        teacher_weight: Its share of the loss.
+        temperature: By which both are softened.
+        validation: Data like ``data``, or the share of it to hold back.
+        early_stopping: Epochs without a better validation loss, after which it ends.
+        batch_norm: ``keep`` leaves the stored statistics alone and uses them in training too.
+        augment: Changes a batch before it is used: ``augment(inputs, target) -> (inputs, target)``; what it draws from
+            torch's random numbers is repeatable.
+        optimizer_state: To start from, by name; see `transfer_optimizer`.
+        seed: Of the order of samples, of dropout and of augmentation.
+        device: ``auto`` takes CUDA where it is.
+        amp: Mixed precision, on CUDA only.
+        checkpoint: A file, written after each epoch and when interrupted.
+        resume: Go on from the checkpoint if it is there.
+        callbacks: Told after each step and each epoch; one that gives ``True`` ends the training.
+        mean, std, image_size: Of folders of images; see `onnxmorph.grow.data.Pictures`.
+
+    Raises:
+        ModelError: A file cannot be read or written.
+        Refusal: The data does not fit the graph; the model cannot be trained (see `module`); a checkpoint is of another
+            training; what was asked for contradicts itself.
+        Diverged: The loss is no number any more.
+        Interrupted: By the keyboard; a `KeyboardInterrupt`.
+    """
+    parent = model if isinstance(model, ir.Model) else files.load(model)
+    _check_settings(loss, epochs, steps, batch_size, schedule, rate, early_stopping, validation)
+    where = _device(device)
+    if amp and where.type != "cuda":
+        raise Refusal("mixed precision needs CUDA", way_out="leave amp out on the CPU", code="no-cuda")
+    net = _trained_module(parent, loss, output, trainable, freeze)
+    net.batch_statistics = batch_norm == "update"
+    inputs = [value for value in parent.graph.inputs if value.name in net.input_names]
+    samples = read_samples(data, inputs, wide=True, mean=mean, std=std, image_size=image_size)
+    held: Samples | None
+    if isinstance(validation, float):
+        samples, held = _split(samples, validation, seed)
+    else:
+        held = None
+        if validation is not None:
+            held = read_samples(validation, inputs, wide=True, mean=mean, std=std, image_size=image_size)
+    mentor = None
+    if teacher is not None:
+        mentor = _teacher(teacher, loss, net)
+    net.to(where)
+    if mentor is not None:
+        mentor.to(where)
+    piece = _piece(inputs, batch_size, len(samples))
+    goal = _judge(net, mentor, samples, held, loss, label_smoothing, where, piece or min(batch_size, len(samples)))
+    per_epoch = max(1, math.ceil(len(samples) / batch_size))
+    total = steps if steps is not None else (epochs if epochs is not None else 10) * per_epoch
+    fresh = _new(new, parent)
+    ramp = warmup if warmup is not None else (min(100, total // 10) if fresh else 0)
+    plan = Rates(
+        rate=rate if rate is not None else (1e-3 if optimizer == "adamw" else 1e-2),
+        a_rate=a_rate,
+        factors=rates,
+        schedule=schedule,
+        steps=total,
+        warmup=ramp,
+        warmed=fresh or None,
+    )
+    mover = make_optimizer(net, optimizer, plan, weight_decay=weight_decay, momentum=momentum)
+    if optimizer_state is not None:
+        load_state(mover, optimizer_state)
+    settings = {
+        "model": files.content_hash(parent),
+        "samples": len(samples),
+        "loss": loss if isinstance(loss, str) else "own",
+        "steps": total,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "rate": plan.rate,
+        "a_rate": a_rate,
+        "rates": dict(rates or {}),
+        "schedule": schedule,
+        "warmup": ramp,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+        "label_smoothing": label_smoothing,
+        "clip_norm": clip_norm,
+        "trained": sorted(name for name, tensor in net.named_parameters() if tensor.requires_grad),
+        "output": net.output_names[0],
+        "teacher": mentor is not None,
+        "teacher_weight": teacher_weight,
+        "temperature": temperature,
+        "validation": 0 if held is None else len(held),
+        "early_stopping": early_stopping,
+        "batch_norm": batch_norm,
+        "seed": seed,
+        "amp": amp,
+    }
+    training = _Training(
+        parent=parent,
+        net=net,
+        mentor=mentor,
+        samples=samples,
+        held=held,
+        goal=goal,
+        plan=plan,
+        mover=mover,
+        settings=settings,
+        batch_size=batch_size,
+        piece=piece,
+        per_epoch=per_epoch,
+        total=total,
+        clip_norm=clip_norm,
+        teacher_weight=teacher_weight if samples_have_targets(samples) else 1.0,
+        temperature=temperature,
+        early_stopping=early_stopping,
+        augment=augment,
+        seed=seed,
+        device=where,
+        amp=amp,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        callbacks=callbacks,
+    )
+    with _own_random_numbers(where):
+        return training.run(resume=resume)
+
+
+# --- what is settled before the first step --------------------------------------------------------------------------
+
+
+def _check_settings(
+    loss: Loss,
+    epochs: int | None,
+    steps: int | None,
+    batch_size: int,
+    schedule: str,
+    rate: float | None,
+    early_stopping: int | None,
+    validation: Any,
+) -> None:
+    if isinstance(loss, str) and loss not in LOSSES:
+        import difflib
+
+        near = difflib.get_close_matches(loss, LOSSES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(LOSSES)}"
+        raise SelectionError(f"no loss is called {loss!r}; {hint}")
+    if schedule not in SCHEDULES:
+        raise SelectionError(f"no schedule is called {schedule!r}; there are {', '.join(SCHEDULES)}")
+    if epochs is not None and steps is not None:
+        raise SelectionError("give epochs or steps, not both")
+    for name, number in (("epochs", epochs), ("steps", steps), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise SelectionError(f"{name} is {number}, and must be at least 1")
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise SelectionError(f"the rate is {rate}, and must be a positive number")
+    if isinstance(validation, float) and not 0.0 < validation < 1.0:
+        raise SelectionError(f"validation is {validation}, and as a share must lie between 0 and 1")
+    if early_stopping is not None and validation is None:
+        raise SelectionError("early stopping needs validation data")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise Refusal("there is no CUDA here", way_out="train on the CPU", code="no-cuda")
+    return found
+
+
+def _trained_module(
+    model: ir.Model, loss: Loss, output: str | None, trainable: Trainable | None, freeze: Sequence[str]
+) -> GraphModule:
+    outputs = None
+    if not callable(loss) or output is not None:
+        outputs = [trained_output(model, loss, output)]
+    net = module(model, trainable=trainable, outputs=outputs)
+    if freeze:
+        for tensor in net.group(*freeze).values():
+            tensor.requires_grad_(False)
+        if not any(tensor.requires_grad for tensor in net.parameters()):
+            raise Refusal(
+                "everything is frozen, so there is nothing to train", way_out="freeze less", code="no-gradient"
+            )
+    return net
+
+
+def _teacher(teacher: ir.Model | str | os.PathLike[str], loss: Loss, student: GraphModule) -> GraphModule:
+    loaded = teacher if isinstance(teacher, ir.Model) else files.load(teacher)
+    if callable(loss):
+        raise SelectionError("a teacher goes with a loss by name")
+    net = module(loaded, mode="eval", outputs=[trained_output(loaded, loss, None)])
+    net.eval()
+    if set(net.input_names) != set(student.input_names):
+        raise Refusal(
+            f"the teacher's inputs are {', '.join(net.input_names)}, the model's are {', '.join(student.input_names)}",
+            code="other-model",
+        )
+    for tensor in net.parameters():
+        tensor.requires_grad_(False)
+    return net
+
+
+def _new(new: Sequence[str] | ir.Model | None, model: ir.Model) -> frozenset[str]:
+    if new is None:
+        return new_tensors(model)
+    if isinstance(new, ir.Model):
+        return new_tensors(model, new)
+    return frozenset(new)
+
+
+def _piece(inputs: Sequence[ir.Value], batch_size: int, samples: int) -> int | None:
+    """The batch that the graph is fixed to, or ``None`` where it takes any."""
+    fixed = {
+        int(value.shape[0])
+        for value in inputs
+        if value.shape is not None and len(value.shape) > 0 and isinstance(value.shape[0], int)
+    }
+    if not fixed:
+        return None
+    if len(fixed) > 1:
+        raise Refusal("the model's inputs have batches of different fixed sizes", code="data-shape")
+    (size,) = fixed
+    if batch_size % size or samples < size:
+        raise Refusal(
+            f"the model takes batches of {size} only, and the batch size is {batch_size}",
+            way_out=f"choose a multiple of {size} (batch_size=, --batch-size)",
+            code="data-shape",
+        )
+    return size
+
+
+def _split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    many = len(samples)
+    held = max(1, round(many * share))
+    if held >= many:
+        raise Refusal(f"of {many} samples none is left to train on", code="data-empty")
+    order = torch.randperm(many, generator=torch.Generator().manual_seed(seed))
+    return _Part(samples, order[held:].sort().values), _Part(samples, order[:held].sort().values)
+
+
+class _Part:
+    """Some of the samples of others."""
+
+    def __init__(self, samples: Samples, numbers: Tensor) -> None:
+        self.samples, self.numbers = samples, numbers
+        self.classes = samples.classes
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def batch(self, numbers: Tensor) -> tuple[dict[str, Tensor], Target]:
+        """See `Samples.batch`."""
+        return self.samples.batch(self.numbers[numbers])
+
+
+def samples_have_targets(samples: Samples) -> bool:
+    """Whether there is something besides inputs."""
+    return samples.batch(torch.tensor([0]))[1] is not None
+
+
+def _judge(
+    net: GraphModule,
+    mentor: GraphModule | None,
+    samples: Samples,
+    held: Samples | None,
+    loss: Loss,
+    smoothing: float,
+    device: torch.device,
+    count: int,
+) -> Objective:
+    """Run one batch, without changing anything, to see that data and graph fit."""
+    inputs, target = samples.batch(torch.arange(count))
+    training = net.training
+    net.eval()
+    try:
+        with torch.no_grad():
+            outputs = net(**{name: value.to(device) for name, value in inputs.items()})
+            taught = None if mentor is None else mentor(**{name: value.to(device) for name, value in inputs.items()})
+    finally:
+        net.train(training)
+    name = net.output_names[0]
+    if mentor is not None and (not isinstance(outputs, Tensor) or taught is None or taught.shape != outputs.shape):
+        raise Refusal("the teacher's outputs have another shape than the model's", code="other-model")
+    if target is None:
+        if mentor is None:
+            raise Refusal(
+                "the data has no targets",
+                way_out="give an array called target or y, or a teacher to learn from",
+                code="data-name",
+            )
+        axis = 1
+        target = outputs.argmax(axis) if loss == "cross-entropy" else outputs
+    placed = _placed(target, device)
+    goal = objective(loss, outputs, placed, smoothing=smoothing, name=name)
+    if goal.name == "cross-entropy" and isinstance(placed, Tensor) and not placed.is_floating_point():
+        for part, what in ((samples, "data"), (held, "validation data")):
+            if part is not None:
+                _check_classes(part, outputs.shape[goal.class_axis], what)
+    return goal
+
+
+def _check_classes(samples: Samples, classes: int, what: str) -> None:
+    """Class numbers that the output has no place for."""
+    if samples.classes:
+        if len(samples.classes) > classes:
+            raise Refusal(
+                f"the {what} has {len(samples.classes)} classes, and the output {classes}", code="class-range"
+            )
+        return
+    whole = samples
+    numbers = None
+    while isinstance(whole, _Part):
+        numbers = whole.numbers if numbers is None else whole.numbers[numbers]
+        whole = whole.samples
+    target = getattr(whole, "target", None)
+    if not isinstance(target, Tensor):
+        return
+    counted = target if numbers is None else target[numbers]
+    wrong = (counted != -100) & ((counted < 0) | (counted >= classes))
+    if bool(wrong.any()):
+        row = int(wrong.reshape(len(counted), -1).any(1).nonzero()[0])
+        found = int(counted[row][wrong[row]].reshape(-1)[0]) if counted.dim() > 1 else int(counted[row])
+        raise Refusal(
+            f"the {what} has class {found} at sample {row}, and the output has classes 0 to {classes - 1}",
+            code="class-range",
+        )
+
+
+def _placed(target: Target, device: torch.device) -> Any:
+    if isinstance(target, dict):
+        return {name: value.to(device) for name, value in target.items()}
+    return None if target is None else target.to(device)
+
+
+@contextlib.contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn here leaves the caller's random numbers as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Training:
+    """One training under way."""
+
+    parent: ir.Model
+    net: GraphModule
+    mentor: GraphModule | None
+    samples: Samples
+    held: Samples | None
+    goal: Objective
+    plan: Rates
+    mover: torch.optim.Optimizer
+    settings: dict[str, Any]
+    batch_size: int
+    piece: int | None
+    per_epoch: int
+    total: int
+    clip_norm: float | None
+    teacher_weight: float
+    temperature: float
+    early_stopping: int | None
+    augment: Callable[[dict[str, Tensor], Target], tuple[dict[str, Tensor], Target]] | None
+    seed: int
+    device: torch.device
+    amp: bool
+    checkpoint: Path | None
+    callbacks: Sequence[Callable[[Progress], bool | None]]
+
+    step: int = 0
+    """Steps done."""
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    sums: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
+    """Of the epoch so far: loss times samples, samples, right classes, classes."""
+    stopped: str = ""
+    last_loss: float = math.nan
+    _interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp and not self._bfloat16())
+        self.sums = self.sums.to(self.device)
+
+    def _bfloat16(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+    @property
+    def epochs(self) -> int:
+        """All of them, the last perhaps in part."""
+        return math.ceil(self.total / self.per_epoch)
+
+    def run(self, *, resume: bool) -> Fitted:
+        """From the start, or from the checkpoint."""
+        torch.manual_seed(self.seed)
+        if resume and self.checkpoint is not None and self.checkpoint.exists():
+            self._restore(self.checkpoint)
+        with self._listening():
+            while self.step < self.total and not self.stopped:
+                self._epoch()
+        return self.result()
+
+    def result(self) -> Fitted:
+        """What has been reached."""
+        lost = not math.isfinite(self.last_loss) and self.step > 0
+        of_the_best = self.best is not None and (self.held is not None or lost)
+        values = self.best if of_the_best and self.best is not None else self.net.state_dict()
+        note = {
+            "loss": self.settings["loss"],
+            "steps": self.step,
+            "optimizer": self.settings["optimizer"],
+            "rate": self.settings["rate"],
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+        notes = [
+            f"{name} is not trained: its gradient ends at {obstacle.label} ({obstacle.op})"
+            for name, obstacle in self.net.without_gradient.items()
+        ]
+        return Fitted(
+            write_back(values, self.parent, note=note),
+            tuple(self.history),
+            self.best_epoch or len(self.history),
+            self.stopped or "finished",
+            state_by_name(self.mover),
+            tuple(notes),
+            tuple(self.settings["trained"]),
+        )
+
+    # --- one epoch ---
+
+    def _epoch(self) -> None:
+        started = time.monotonic()
+        number = self.step // self.per_epoch
+        done = self.step - number * self.per_epoch
+        if done == 0:
+            self.sums.zero_()
+        order = torch.randperm(
+            len(self.samples), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        )
+        self.net.train()
+        for place in range(done, self.per_epoch):
+            if self.step >= self.total:
+                break
+            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+            rate = set_rates(self.mover, self.plan, self.step)
+            loss = self._step(chosen)
+            self.step += 1
+            self._look(loss)
+            self._tell(number, rate)
+            if self._interrupted:
+                self._leave()
+            if self.stopped:
+                break
+        self._end_of_epoch(number, time.monotonic() - started)
+
+    def _step(self, chosen: Tensor) -> Tensor:
+        pieces = [chosen] if self.piece is None else _pieces(chosen, self.piece)
+        self.mover.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part in pieces:
+            inputs, target = self.samples.batch(part)
+            if self.augment is not None:
+                inputs, target = self.augment(inputs, target)
+            loss, outputs = self._loss(inputs, target)
+            share = len(part) / sum(len(one) for one in pieces)
+            self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach() * share
+            self._count(outputs, target)
+        if self.clip_norm is not None:
+            self.scaler.unscale_(self.mover)
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
+        if self.device.type == "cpu" and not math.isfinite(float(total)):
+            return total  # told by the caller; the weights are still good
+        self.scaler.step(self.mover)
+        self.scaler.update()
+        self.sums[0] += total * len(chosen)
+        self.sums[1] += len(chosen)
+        return total
+
+    def _loss(self, inputs: dict[str, Tensor], target: Target) -> tuple[Tensor, Any]:
+        placed = {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
+        wanted = _placed(target, self.device)
+        kind = torch.bfloat16 if self._bfloat16() else torch.float16
+        with torch.autocast(self.device.type, dtype=kind, enabled=self.amp):
+            results = self.net._run((), placed)
+            outputs = results[0] if len(results) == 1 else dict(zip(self.net.output_names, results, strict=True))
+            if self.amp and isinstance(outputs, Tensor):
+                outputs = outputs.float()
+            if self.mentor is None:
+                return self.goal(outputs, wanted), outputs
+            with torch.no_grad():
+                taught: Tensor = self.mentor(**placed)
+            assert isinstance(outputs, Tensor)
+            loss = self.teacher_weight * distillation(self.goal, outputs, taught.float(), self.temperature)
+            if wanted is not None and self.teacher_weight < 1.0:
+                loss = loss + (1.0 - self.teacher_weight) * self.goal(outputs, wanted)
+        return loss, outputs
+
+    def _count(self, outputs: Any, target: Target) -> None:
+        if self.goal.name not in ("cross-entropy", "binary-cross-entropy") or not isinstance(target, Tensor):
+            return
+        with torch.no_grad():
+            found = self.goal.hits(outputs.detach(), target.to(self.device)) if isinstance(outputs, Tensor) else None
+        if found is not None:
+            self.sums[2] += found[0]
+            self.sums[3] += found[1]
+
+    def _look(self, loss: Tensor) -> None:
+        if self.device.type == "cpu" or self.step % _CHECKED_EVERY == 0 or self.step == self.total:
+            self.last_loss = float(loss)
+            if not math.isfinite(self.last_loss):
+                self._diverged()
+
+    def _diverged(self) -> None:
+        epoch = (self.step - 1) // self.per_epoch + 1
+        about = "at" if self.device.type == "cpu" else "at or before"
+        kept = ""
+        if self.checkpoint is not None and self.checkpoint.exists():
+            kept = f"; the last good checkpoint is {self.checkpoint}"
+        fitted = self.result() if self.best is not None else None
+        raise Diverged(
+            f"the loss became {self.last_loss} {about} step {self.step} (epoch {epoch}){kept}; try a lower rate"
+            f" (it was {self.plan.rate:g})",
+            self.step,
+            fitted,
+        )
+
+    def _tell(self, number: int, rate: float, finished: Epoch | None = None) -> None:
+        if not self.callbacks:
+            return
+        told = Progress(number + 1, self.epochs, self.step, self.total, self.last_loss, rate, finished)
+        for callback in self.callbacks:
+            if callback(told):
+                self.stopped = "callback"
+
+    def _end_of_epoch(self, number: int, seconds: float) -> None:
+        loss, many, right, classes = self.sums.tolist()
+        if not math.isfinite(loss):
+            self.last_loss = loss
+            self._diverged()
+        checked: dict[str, float] = {} if self.held is None else self._validate(self.held)
+        entry = Epoch(
+            number + 1,
+            self.step,
+            loss / max(many, 1.0),
+            self.plan.at(self.step - 1, warmed=False),
+            right / classes if classes else None,
+            checked.get("loss"),
+            checked.get("accuracy"),
+            seconds,
+        )
+        self.history.append(entry)
+        if entry.validation_loss is None or entry.validation_loss < self.best_loss:
+            self.best_loss = entry.validation_loss if entry.validation_loss is not None else math.inf
+            self.best_epoch = entry.epoch
+            self.best = {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
+        elif self.early_stopping is not None and entry.epoch - self.best_epoch >= self.early_stopping:
+            self.stopped = self.stopped or "early"
+        self._tell(number, entry.rate, entry)
+        self._save()
+        if self._interrupted:
+            self._leave()
+
+    def _validate(self, held: Samples) -> dict[str, float]:
+        self.net.eval()
+        loss = many = right = classes = 0.0
+        size = self.piece or self.batch_size
+        with torch.no_grad():
+            for start in range(0, len(held), size):
+                inputs, target = held.batch(torch.arange(start, min(start + size, len(held))))
+                count = next(iter(inputs.values())).shape[0]
+                if self.piece is not None and count < self.piece:
+                    break
+                one, outputs = self._loss(inputs, target)
+                loss, many = loss + float(one) * count, many + count
+                found = None
+                if isinstance(target, Tensor) and isinstance(outputs, Tensor):
+                    found = self.goal.hits(outputs, target.to(self.device))
+                if found is not None:
+                    right, classes = right + float(found[0]), classes + float(found[1])
+        self.net.train()
+        if not many:
+            raise Refusal("the validation data has fewer samples than the model's fixed batch", code="data-empty")
+        return {"loss": loss / many, **({"accuracy": right / classes} if classes else {})}
+
+    # --- stopping and going on ---
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """The first interrupt ends the training after the step under way; the second one at once."""
+
+        def noted(_signal: int, _frame: object) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        try:
+            before = signal.signal(signal.SIGINT, noted)
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _leave(self) -> None:
+        self._save()
+        raise Interrupted(self.checkpoint, self.result())
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        weights = self.net.state_dict()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            self.last_loss = math.nan
+            self._diverged()
+        write_checkpoint(
+            self.checkpoint,
+            {
+                "fingerprint": _fingerprint(self.settings),
+                "settings": json.dumps(self.settings),
+                "weights": weights,
+                "optimizer": state_by_name(self.mover),
+                "scaler": self.scaler.state_dict(),
+                "random": random_state(self.device),
+                "step": self.step,
+                "history": json.dumps([entry.to_json() for entry in self.history]),
+                "sums": self.sums,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "best_loss": self.best_loss,
+                "stopped": self.stopped,
+            },
+        )
+
+    def _restore(self, path: Path) -> None:
+        content = read_checkpoint(path)
+        if content.get("fingerprint") != _fingerprint(self.settings):
+            raise Refusal(
+                f"{path} is the checkpoint of another training: {_difference(content, self.settings)}",
+                way_out="name another checkpoint, or start anew over it (resume=False, --no-resume)",
+                code="other-training",
+            )
+        self.net.load_state_dict(content["weights"])
+        load_state(self.mover, content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        restore_random_state(content["random"], self.device)
+        self.step = content["step"]
+        self.history = [Epoch(**entry) for entry in json.loads(content["history"])]
+        self.sums = content["sums"].to(self.device)
+        self.best = content["best"]
+        self.best_epoch, self.best_loss = content["best_epoch"], content["best_loss"]
+        self.stopped = content["stopped"]
+
+
+def _pieces(chosen: Tensor, size: int) -> list[Tensor]:
+    """Whole pieces; what is left over of an epoch's last batch is filled up from its start."""
+    rest = len(chosen) % size
+    if rest:
+        need = size - rest
+        chosen = torch.cat([chosen, chosen.repeat(-(-need // len(chosen)))[:need]])
+    return list(torch.split(chosen, size))
+
+
+def _fingerprint(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _difference(content: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The first setting in which a checkpoint differs."""
+    try:
+        before = json.loads(content["settings"])
+    except (KeyError, TypeError, ValueError):
+        return "it does not say of which"
+    now = json.loads(json.dumps(dict(settings)))
+    for name, value in now.items():
+        if before.get(name) != value:
+            if name in ("model", "trained"):
+                return f"{name} differs"
+            return f"{name} was {before.get(name)}, and is {value}"
+    return "its settings differ"
