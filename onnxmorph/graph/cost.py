@@ -127,11 +127,12 @@ def _recurrent(layer: LinearLayer, cell: Cell, sample: Sample) -> Cost:
     """W and R once for every step of one sequence, in each direction; a sequence of unknown length has no cost."""
     dims, sizes = layer.shapes.shape(layer.input), sample.sizes(layer.input)
     time = 1 if cell.batch_first else 0
-    if dims is None or len(dims) != 3 or not isinstance(dims[time], int):
+    steps = dims[time] if dims is not None and len(dims) == 3 else None
+    if not isinstance(steps, int):
         return Cost(cell.parameters, None)
     sequences = 1 if sizes is None else sizes[1 - time]
     each = sequences if sequences % sample.batch else sequences // sample.batch
-    return Cost(cell.parameters, dims[time] * each * cell.multiplied)
+    return Cost(cell.parameters, steps * each * cell.multiplied)
 
 
 def _biases(layer: LinearLayer) -> int:

@@ -119,7 +119,7 @@ class LinearLayer:
 
     @property
     def fixed_width(self) -> Refusal | None:
-        """Why not even the layer's width can change; ``None`` where `blocked` is, or only says that nothing else can."""
+        """Why not even the width can change: `blocked`, unless that only says that nothing but the width can."""
         return None if self.blocked is not None and self.blocked.code == ONLY_WIDTH else self.blocked
 
     def kernel_array(self) -> Array:

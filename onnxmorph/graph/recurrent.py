@@ -1,9 +1,9 @@
 """LSTM, GRU and RNN: what their tensors hold, and what becomes of a unit that is fed zeros.
 
 With ``D`` directions, ``g`` gates (4, 3, 1), ``H`` units and inputs of ``I`` channels: W is ``(D, g H, I)``, R is
-``(D, g H, H)``, B is ``(D, 2 g H)`` and P, the peepholes of an LSTM, ``(D, 3 H)``; gates come one after another, ``iofc``
-and ``zrh``. Such a layer feeds its result back through R, so no equation of linear layers is about it. Its hidden size
-is an axis like others: units can be added and taken away.
+``(D, g H, H)``, B is ``(D, 2 g H)`` and P, the peepholes of an LSTM, ``(D, 3 H)``; gates come one after another, in the
+order ``iofc`` or ``zrh``. Such a layer feeds its result back through R, so no equation of linear layers is about it.
+Its hidden size is an axis like others: units can be added and taken away.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FUNCTIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "
 """Activations per direction, where none are given."""
 
 _MUST_KEEP_ZERO = {"LSTM": (1, 2), "GRU": (1,), "RNN": (0,)}
-"""Those a unit that is to stay 0 goes through: the candidate's and, of an LSTM, the cell's. Gates may do as they like."""
+"""Those a unit that is to stay 0 goes through: the candidate's and, of an LSTM, the cell's. Gates may do anything."""
 
 _KEEPS_ZERO = frozenset({"relu", "tanh", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"})
 """What takes 0 to 0 whatever its alpha and beta are; ``Affine`` does where there is no beta other than 0."""
@@ -105,8 +105,8 @@ def read_cell(node: ir.Node, weight: tuple[int, ...]) -> Cell | str:
 def keeps_zero(node: ir.Node) -> bool:
     """Whether a unit with zeros in W, R, B, P and its initial states is 0 at every time step, in every direction.
 
-    An LSTM's unit is ``h = o . tanh(c)`` with ``c = f . c + i . tanh(0)``, a GRU's ``h = (1 - z) . tanh(0) + z . h``, an
-    RNN's ``tanh(0)``: it stays 0 whatever its gates are, if the functions in place of the ``tanh`` take 0 to 0.
+    An LSTM's unit is ``h = o . tanh(c)`` with ``c = f . c + i . tanh(0)``, a GRU's ``h = (1 - z) . tanh(0) + z . h``,
+    an RNN's ``tanh(0)``: it stays 0 whatever its gates are, if the functions in place of the ``tanh`` take 0 to 0.
     """
     defaults, must = _FUNCTIONS[node.op_type], _MUST_KEEP_ZERO[node.op_type]
     try:

@@ -1,7 +1,7 @@
 """Hidden sizes: what the fills of `onnxmorph.morphs.widen` need where a layer reads its own units, one step later.
 
-A unit of an LSTM, GRU or RNN has a row of W, of R and of B per gate, a peephole, an initial state, and a column of R, by
-which every unit reads it. So R is both what feeds new units and what reads them, on two axes, and the fills hold:
+A unit of an LSTM, GRU or RNN has a row of W, of R and of B per gate, a peephole, an initial state, and a column of R,
+by which every unit reads it. So R is both what feeds new units and what reads them, on two axes, and the fills hold:
 
 * ``zero-out``: new rows are random, new columns are 0; no old unit sees a new one, and the new ones not each other.
 * ``zero-in``: new rows are 0, and so are new initial states; a unit of zeros stays at 0 if its activations take 0 to 0
@@ -9,9 +9,10 @@ which every unit reads it. So R is both what feeds new units and what reads them
 * ``replicate``: rows are copied, columns are split over the copies.
 * ``pair``: rows are the same for two units, columns opposite.
 
-Where new rows meet new columns, anything would be exact for the last three but to rounding. They hold 0: then a unit
-of zeros has rows of nothing but zeros, and the rows of a pair are equal to the last bit, which is what ``shrink`` and
-``fold`` know them by, and no rounding is fed back.
+Where new rows meet new columns, other numbers would be exact too, or nearly. They hold 0: a unit of zeros then has rows
+of nothing but zeros and the rows of a pair are equal to the last bit, which is what ``shrink`` and ``fold`` know them
+by, and no rounding is fed back. The same holds of W where one group is the units of a stack of layers, as in exports of
+PyTorch, which slices all initial states from one tensor.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from onnxmorph.graph.recurrent import is_recurrent
 
 __all__ = ["cells", "siblings", "without_own_feedback"]
 
-_R = 2
-"""Position of the recurrence weight among the inputs."""
+_W, _R = 1, 2
+"""Positions of the weights among the inputs."""
 
 
 def siblings(value: ir.Value) -> list[ir.Value]:
@@ -56,10 +57,10 @@ def without_own_feedback(fill: Fill, group: Group) -> Fill:
     """The fill, but new units of recurrent layers do not read new units.
 
     Args:
-        fill: Sees the rows of a recurrence weight before its columns, as `onnxmorph.graph.axes.apply` has it.
+        fill: Sees the rows of a weight before its columns, as `onnxmorph.graph.axes.apply` has it.
         group: The group that grows.
     """
-    weights = {root for node in cells(group) for root in _roots(node.inputs[_R])}
+    weights = {root for node in cells(group) for place in (_W, _R) for root in _roots(node.inputs[place])}
     if not weights:
         return fill
     rows: dict[tuple[ir.Value, Operand | None], tuple[int, NDArray[np.bool_]]] = {}

@@ -16,7 +16,7 @@ from onnxmorph.graph.axes.analysis import CoupledAxes, Operand
 from onnxmorph.graph.axes.factors import Expr
 from onnxmorph.graph.axes.index_map import IndexMap
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Pin
-from onnxmorph.graph.constants import stored
+from onnxmorph.graph.constants import constant, stored
 
 __all__ = ["Group", "GroupTable", "Member", "decompose", "group_of", "groups", "groups_of", "resize"]
 
@@ -250,7 +250,7 @@ class GroupTable:
                     out.add(role)
             for output in node.outputs:
                 if self.coupled.is_constant(output):
-                    after = _carried_axis(node, position, here)
+                    after = _carried_axis(node, position, here, len(self.coupled.axes(output) or ()))
                     waiting.extend((user, after) for user in self._users(output))
         return frozenset(out)
 
@@ -271,19 +271,34 @@ class GroupTable:
         return users
 
 
-_SAME_AXES = {"Identity", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Neg", "Dropout"}
+_SAME_AXES = {
+    *("Identity", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Neg", "Dropout"),
+    *("Slice", "Split", "Concat"),
+}
 
 
-def _carried_axis(node: ir.Node, position: int, axis: int | None) -> int | None:
-    """Where an axis of a constant goes through one node; ``None`` when only its factors tell."""
-    if axis is None or position != 0:
+def _carried_axis(node: ir.Node, position: int, axis: int | None, rank: int) -> int | None:
+    """Where an axis of a constant goes, through one node to ``rank`` axes; ``None`` when only its factors tell."""
+    if axis is None or (position != 0 and node.op_type != "Concat"):
         return None
     if node.op_type in _SAME_AXES:
         return axis
     order = node.attributes.get("perm")
     if node.op_type == "Transpose" and order is not None and not order.is_ref():
         return list(order.as_ints()).index(axis)
+    if node.op_type == "Unsqueeze":
+        added = _listed_axes(node, rank)
+        left = [place for place in range(rank) if added is not None and place not in added]
+        return left[axis] if axis < len(left) else None
     return None
+
+
+def _listed_axes(node: ir.Node, rank: int) -> set[int] | None:
+    given = node.attributes.get("axes")
+    if given is not None:
+        return None if given.is_ref() else {axis % rank for axis in given.as_ints()}
+    array = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return None if array is None else {int(axis) % rank for axis in array.reshape(-1)}
 
 
 def groups(coupled: CoupledAxes) -> list[Group]:

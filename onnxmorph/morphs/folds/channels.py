@@ -52,6 +52,9 @@ _EVENLY = frozenset({"layernorm", "rmsnorm", "mean"}) | _EXTREMES
 _NEUTRAL_ROLES = frozenset({"variance", "scale", "quantisation", "slope"})
 """Parameters that a channel of zeros may have as it likes."""
 
+_SPREAD = frozenset({"ConstantOfShape", "Expand"})
+"""Operators that give every channel the same where none of their operands has channels."""
+
 _RANDOM = ("Random", "Multinomial", "Bernoulli")
 
 
@@ -343,7 +346,9 @@ def _made_from_members(group: Group) -> bool:
             return False
         if node.op_type.startswith(_RANDOM):
             return False
-        if not any(value in holds for value in node.inputs) and not _made_inside(group, node, member.value, holds):
+        if any(value in holds for value in node.inputs) or node.op_type in _SPREAD:
+            continue
+        if not _made_inside(group, node, member.value, holds):
             return False
     return True
 
