@@ -18,9 +18,11 @@ from onnxmorph.errors import ModelError
 from onnxmorph.protos import to_proto
 from onnxmorph.tensors import refer, stored_bytes
 
-__all__ = ["RuntimeForm", "runtime_form"]
+__all__ = ["NOWHERE", "RuntimeForm", "runtime_form"]
 
-_NOWHERE = "nowhere.bin"
+NOWHERE = "nowhere.bin"
+"""Name of the file that the initializers left out are said to be in."""
+
 _T = ir.DataType
 
 
@@ -52,7 +54,7 @@ class _ForRuntime:
         length = stored_bytes(tensor.dtype, tensor.shape.numpy())
         if length < wire.LARGE and (proto.name not in self.apart or not length):
             return False
-        refer(proto, _NOWHERE, 0, length)
+        refer(proto, NOWHERE, 0, length)
         # A compiler may take the alignment of elements for granted, so where the file's layout breaks it: a copy.
         self.initializers[proto.name] = np.require(tensor.numpy(), requirements=("C", "A"))
         return True

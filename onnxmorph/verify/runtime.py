@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxmorph.errors import RuntimeFailure
+from onnxmorph.runtime_form import NOWHERE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,48 +156,24 @@ class Session:
         exchangeable: Collection[str] = (),
     ) -> None:
         ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.use_deterministic_compute = True
-        options.intra_op_num_threads = threads()
-        options.inter_op_num_threads = 1
-        # Sizes change from run to run: planned memory patterns and a growing arena would only cost memory.
-        options.enable_mem_pattern = False
-        options.enable_cpu_mem_arena = False
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-        if not optimise:
-            options.add_session_config_entry("session.disable_prepacking", "1")
+        options = _options(ort, optimise)
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile
         self._kept: list[Any] = [form]
-        names = list(form.initializers)
         in_place = provider == _CPU and not optimise
         self._own: dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
-        if names:
-            arrays = dict(form.initializers)
-            for name in names if in_place else ():
-                if name in exchangeable:
-                    self._own[name] = (arrays[name].copy(), arrays[name])
-                    arrays[name] = self._own[name][0]
-            values = [_external_value(ort, arrays[name]) for name in names]
-            self._kept.append(values)
-            options.add_external_initializers(names, values)
-            if in_place:
-                # The first call alone makes the session copy them all; the second lets it use them where they lie.
-                for name, value in zip(names, values, strict=True):
-                    options.add_initializer(name, value)
-        with _silenced():
-            try:
-                self._session = ort.InferenceSession(
-                    form.proto, sess_options=options, providers=_provider_options(provider)
-                )
-            except Exception as error:
-                raise RuntimeFailure(
-                    f"not verifiable here: ONNX Runtime {ort.__version__}: {_one_line(error)}"
-                ) from error
+        arrays = dict(form.initializers)
+        for name in exchangeable if in_place else ():
+            if name in arrays:
+                self._own[name] = (arrays[name].copy(), arrays[name])
+                arrays[name] = self._own[name][0]
+        values = {name: _external_value(ort, array) for name, array in arrays.items()}
+        self._kept.append(values)
+        try:
+            self._session = _create(ort, form.proto, options, provider, values, in_place)
+        except Exception as error:
+            raise RuntimeFailure(f"not verifiable here: ONNX Runtime {ort.__version__}: {_one_line(error)}") from error
         self._session.disable_fallback()
         ran = list(self._session.get_providers())
         if not ran or ran[0] != provider:
@@ -317,6 +294,41 @@ class _Infos(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def _options(ort: Any, optimise: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.use_deterministic_compute = True
+    options.intra_op_num_threads = threads()
+    options.inter_op_num_threads = 1
+    # Sizes change from run to run: planned memory patterns and a growing arena would only cost memory.
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    if not optimise:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def _create(ort: Any, proto: bytes, options: Any, provider: str, values: Mapping[str, Any], in_place: bool) -> Any:
+    """The session, its initializers where they lie where that can be, else as copies of ONNX Runtime's own."""
+    if values and in_place:
+        for name, value in values.items():
+            options.add_initializer(name, value)
+        # The proto says that they are in a file. ONNX Runtime looks whether it is there, and never into it: empty, it
+        # can give no numbers. Handing them over as external initializers copies every one first.
+        with tempfile.TemporaryDirectory(prefix="onnxmorph-") as folder:
+            (Path(folder) / NOWHERE).touch()
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            with contextlib.suppress(Exception), _silenced():
+                return ort.InferenceSession(proto, sess_options=options, providers=_provider_options(provider))
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    with _silenced():
+        return ort.InferenceSession(proto, sess_options=options, providers=_provider_options(provider))
 
 
 def open_session(
