@@ -25,9 +25,9 @@ __all__ = ["command"]
     "selectors",
     metavar="LAYER",
     multiple=True,
-    help="A layer whose activation changes; repeatable. [default: every one]",
+    help="A layer whose activation changes, or a node or output of one behind a sum, say; repeatable. [default: all]",
 )
-@click.option("--each", is_flag=True, help="Let LAYER match several layers, and change each.")
+@click.option("--each", is_flag=True, help="Let LAYER match several, and change each.")
 @click.option("--to", metavar="NAME", help="Grow toward this activation. [default: toward the identity]")
 @click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One parameter a channel, or one.")
 @growth_options("what the verification draws")
@@ -47,12 +47,26 @@ def command(
     """
 
     def plan(parent: ir.Model) -> Sequence[Plan]:
+        from onnxmorph.errors import SelectionError
         from onnxmorph.graph.layers import layers
+        from onnxmorph.graph.select import select
         from onnxmorph.morphs import plan_activate
 
         if not selectors:
             return plan_activate(parent, to=to, per_channel=per_channel)
-        chosen = chosen_layers(layers(parent), selectors, each=each)
-        return [plan for layer in chosen for plan in plan_activate(parent, layer, to=to, per_channel=per_channel)]
+        found = layers(parent)
+        plans: list[Plan] = []
+        for text in selectors:
+            try:
+                select(found, text)
+            except SelectionError:
+                named = plan_activate(parent, text, to=to, per_channel=per_channel)
+                if len(named) > 1 and not each:
+                    raise SelectionError(f"'{text}' names {len(named)} activations; add --each to take all") from None
+                plans += named
+                continue
+            for layer in chosen_layers(found, [text], each=each):
+                plans += plan_activate(parent, layer, to=to, per_channel=per_channel)
+        return list({str(plan.record()): plan for plan in plans}.values())
 
     grow(model, "activate", plan, growth)

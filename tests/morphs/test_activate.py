@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.layers import layers
 from onnxmorph.morphs import plan_activate, plan_from_record
+from onnxmorph.morphs.standing_activations import standing_activations
 from onnxmorph.plan import apply
 from tests.morphs.oracle import assert_same, from_proto
-from tests.zoo_graphs import select
+from tests.zoo_graphs import build, select
 
 CASES = [case for case in select(runnable=True) if case.name.startswith(("activation/", "block/", "linear/gemm"))]
 
@@ -62,3 +64,51 @@ def test_what_is_not_there_is_named() -> None:
         plan_activate(model, "sausage")
     with pytest.raises(Refusal, match="no activation"):
         plan_activate(model, "#-1")
+
+
+@pytest.mark.parametrize("name", ["topology/residual", "block/concat_dense", "topology/pre_activation"])
+def test_an_activation_behind_a_sum_is_found_by_its_own_name_and_with_all(name: str) -> None:
+    case = next(case for case in select(runnable=True) if case.name == name)
+    proto = case.build()
+    model = from_proto(proto)
+    own = {id(layer.activation.output) for layer in layers(model) if layer.activation is not None}
+    standing = [one for one in standing_activations(model, layers(model)) if id(one.activation.output) not in own]
+    assert standing
+    everything = plan_activate(model)
+    for one in standing:
+        output = one.activation.output
+        assert output is not None and output.name is not None
+        for text in (one.name, output.name):
+            (plan,) = plan_activate(model, text)
+            assert plan in everything
+            child = plan.apply(model)
+            assert_same(proto, child.model)
+            again = apply(model, [plan_from_record(plan.record())])
+            assert ir.to_proto(again.model).SerializeToString() == ir.to_proto(child.model).SerializeToString()
+    grown = apply(model, everything)
+    assert_same(proto, grown.model)
+    slopes = [value for label, value in grown.model.graph.initializers.items() if label.endswith(".a")]
+    assert len(slopes) == len(everything)
+
+
+def test_channels_of_a_standing_activation_are_those_of_the_layer_before_the_sum() -> None:
+    model = from_proto(build("topology/residual"))
+    standing = standing_activations(model, layers(model))[0]
+    out = {layer.out_channels for layer in layers(model)}
+    assert standing.channels in out and standing.channel_axis == 1
+
+
+@pytest.mark.parametrize(("goal", "works"), [("gelu", False), ("silu", True), ("elu", False), (None, True)])
+def test_what_the_runtime_lacks_in_double_is_refused_or_spelled_otherwise(goal: str | None, works: bool) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["n", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n", 3])
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(4, 3)), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    graph = helper.make_graph(nodes, "double", [x], [y], [weight])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    model = from_proto(proto)
+    if not works:
+        with pytest.raises(Refusal, match=r"ONNX Runtime has no .* for double"):
+            plan_activate(model, to=goal)
+        return
+    assert_same(proto, apply(model, plan_activate(model, to=goal)).model)

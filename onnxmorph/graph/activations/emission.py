@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["emit", "emit_parametric", "why_not_emit"]
 
 
+_NOT_IN_DOUBLE = frozenset(
+    {
+        *("Erf", "Gelu", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Mish"),
+        *("PRelu", "LeakyRelu", "ThresholdedRelu"),
+    }
+)
+"""Operators that ONNX defines for double and ONNX Runtime does not run in it: a child with one could not be loaded."""
+
+
 def why_not_emit(activation: Activation, opset: int, dtype: ir.DataType) -> Refusal | None:
     """Why `emit` could not spell ``activation`` in this opset and type, or ``None`` when it can; changes nothing.
 
@@ -211,10 +220,19 @@ class _Speller:
         return self.x if looks and all(value is self.x or value.type == self.x.type for value in looks) else None
 
     def has(self, op: str) -> bool:
-        """Whether ``op`` exists in the scope's opset and takes the type of x."""
-        return self.build.has_op(op, self.dtype)
+        """Whether ``op`` exists in the scope's opset and takes the type of x, here and in ONNX Runtime."""
+        return self.build.has_op(op, self.dtype) and not self._lacks(op)
+
+    def _lacks(self, op: str) -> bool:
+        return self.dtype.name == "DOUBLE" and op in _NOT_IN_DOUBLE
 
     def require(self, op: str) -> None:
+        if self._lacks(op):
+            raise Refusal(
+                f"ONNX Runtime has no {op} for double, so the activation cannot be spelled in it",
+                way_out="take relu, silu, tanh or gelu_tanh",
+                code="activation-type",
+            )
         if not self.has(op):
             known = self.build.has_op(op)
             why = f"takes no {self.dtype.name.lower()}" if known else "does not exist"
