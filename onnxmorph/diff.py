@@ -21,15 +21,28 @@ from onnxmorph.graph.cost import Totals
 from onnxmorph.graph.scopes import Scope, node_label, nodes, scopes
 from onnxmorph.graph.shapes import Shapes
 from onnxmorph.graph.summary import Summary, summarise
+from onnxmorph.records import INDEX_MAPS_KEY
 from onnxmorph.verify.changes import same_tensor
 from onnxmorph.verify.signature import compare_signatures
 
-__all__ = ["Diff", "NodeChange", "TensorChange", "ValueChange", "diff", "new_records", "read_records"]
+__all__ = [
+    "Diff",
+    "NodeChange",
+    "Picture",
+    "Shown",
+    "TensorChange",
+    "ValueChange",
+    "before_and_after",
+    "diff",
+    "new_records",
+    "read_records",
+    "stored_tensors",
+]
 
 Kind = Literal["added", "removed", "changed"]
 
 _CHUNK = 1 << 20
-_OWN_METADATA = (files.RECORD_KEY, files.CERTIFICATE_KEY)
+_OWN_METADATA = (files.RECORD_KEY, files.CERTIFICATE_KEY, INDEX_MAPS_KEY)
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,7 @@ class Picture:
 
 
 _MOST_SHOWN = 60
+_MOST_NEIGHBOURS = 4
 
 
 def diff(parent: ir.Model, child: ir.Model) -> Diff:
@@ -355,7 +369,7 @@ def _some(names: list[str]) -> str:
 # -- tensors and values -----------------------------------------------------------------------------------------------
 
 
-def _stored_tensors(model: ir.Model) -> dict[tuple[str, str], ir.TensorProtocol]:
+def stored_tensors(model: ir.Model) -> dict[tuple[str, str], ir.TensorProtocol]:
     """Every initializer and the tensor of every Constant node, by scope and name."""
     found: dict[tuple[str, str], ir.TensorProtocol] = {}
     for scope in scopes(model):
@@ -378,7 +392,7 @@ def _tensor_text(tensor: ir.TensorProtocol) -> str:
 
 
 def _tensor_changes(parent: ir.Model, child: ir.Model) -> Iterator[TensorChange]:
-    before, after = _stored_tensors(parent), _stored_tensors(child)
+    before, after = stored_tensors(parent), stored_tensors(child)
     for (path, name), tensor in after.items():
         old = before.get((path, name))
         if old is None:
@@ -514,6 +528,38 @@ def _picture(parent: ir.Model, child: ir.Model, pairs: _Pairs) -> Picture:
     )
 
 
+def before_and_after(parent: ir.Model, child: ir.Model) -> tuple[Picture, Picture]:
+    """The neighbourhood of what changed, once as it was and once as it is.
+
+    In the parent's, nodes are *removed*, *changed* or *kept*; in the child's *added*, *changed* or *kept*. Only main
+    graphs are drawn, and of a node that many read a few readers.
+    """
+    return (
+        _side(parent, _Pairs(child, parent), "removed"),
+        _side(child, _Pairs(parent, child), "added"),
+    )
+
+
+def _side(model: ir.Model, pairs: _Pairs, alone: Literal["added", "removed"]) -> Picture:
+    """What changed in one of the two, with its neighbours; ``alone``: what to call what the other one does not have."""
+    found = [
+        (node, alone if kind == "added" else kind)
+        for node in model.graph
+        if node.op_type != "Constant" and (kind := pairs.kind(node)) is not None
+    ]
+    shown = {node: Shown(node.op_type, node_label(node), kind) for node, kind in found[:_MOST_SHOWN]}
+    edges: dict[tuple[ir.Node, ir.Node, str], None] = {}
+    for node, _ in found[:_MOST_SHOWN]:
+        _draw_around(node, shown, edges, lambda other: other, most=_MOST_NEIGHBOURS)
+    listed = [node for node in model.graph if node in shown]
+    place = {node: number for number, node in enumerate(listed)}
+    return Picture(
+        tuple(shown[node] for node in listed),
+        tuple((place[one], place[two], name) for one, two, name in edges),
+        max(0, len(found) - _MOST_SHOWN),
+    )
+
+
 def _now(value: ir.Value, partner_of: Mapping[ir.Node, ir.Node]) -> ir.Node | None:
     node = value.producer()
     return None if node is None else partner_of.get(node, node)
@@ -524,14 +570,24 @@ def _draw_around(
     shown: dict[ir.Node, Shown],
     edges: dict[tuple[ir.Node, ir.Node, str], None],
     today: Callable[[ir.Node], ir.Node],
+    *,
+    most: int | None = None,
 ) -> None:
-    """Adds the neighbours of ``node`` and the edges to them; Constant nodes and other graphs' nodes stay out."""
+    """Adds the neighbours of ``node`` and the edges to them; Constant nodes and other graphs' nodes stay out.
+
+    ``most``: how many neighbours are added that were not there before.
+    """
     around = [(made, node, value.name) for value in node.inputs if value is not None and (made := value.producer())]
     around += [(node, reader, value.name) for value in node.outputs for reader in value.consumers()]
+    new = 0
     for one, two, name in around:
         other = one if two is node else two
         if other.op_type == "Constant" or other.graph is not node.graph:
             continue
         other = today(other)
+        if other not in shown:
+            new += 1
+            if most is not None and new > most:
+                continue
         shown.setdefault(other, Shown(other.op_type, node_label(other), "kept"))
         edges[(other, node, name or "") if two is node else (node, other, name or "")] = None

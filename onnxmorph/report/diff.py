@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,10 @@ from onnxmorph.diff import Diff, NodeChange, Picture, Shown, TensorChange
 from onnxmorph.errors import OnnxMorphError
 from onnxmorph.morphs import plan_from_record
 from onnxmorph.report.drawing import draw
+from onnxmorph.report.drawing import parts as connected
+from onnxmorph.report.page import Html, document, element, joined, listing, section, table
 
-__all__ = ["as_html", "as_markdown", "as_text", "markdown_text", "mermaid"]
+__all__ = ["as_html", "as_markdown", "as_text", "html_sections", "markdown_text", "mermaid", "told"]
 
 _MOST_ROWS = 200
 # Mermaid draws no more, and shows an error in the place of the picture.
@@ -45,7 +46,7 @@ def _sections(found: Diff) -> Iterator[_Section]:
         if one is not None and two is not None
     ]
     yield _Section("Size", ("", "parent", "child", ""), tuple(rows))
-    yield _Section("Morphs recorded", (), tuple((_told(record),) for record in found.records))
+    yield _Section("Morphs recorded", (), tuple((told(record),) for record in found.records))
     yield _Section("Interface", (), tuple((line,) for line in found.signature))
     yield _Section("Settings", (), tuple((line,) for line in found.settings))
     yield _Section("Nodes", ("", "operator", "name", "what changed"), tuple(map(_node_row, found.nodes)))
@@ -67,7 +68,7 @@ def _growth(before: int, after: int) -> str:
     return f"x{after / before:.3g}" if before else "new"
 
 
-def _told(record: Mapping[str, Any]) -> str:
+def told(record: Mapping[str, Any]) -> str:
     """A record in words; of one that this version cannot read, what it is called."""
     try:
         return plan_from_record(record).describe()
@@ -90,21 +91,21 @@ def _tensor_row(change: TensorChange) -> tuple[str, ...]:
 
 def _shown(found: Diff) -> Iterator[tuple[_Section, int]]:
     """Sections that have something to say, with how many rows are left out."""
-    for section in _sections(found):
-        if section.rows:
-            kept = section.rows[:_MOST_ROWS]
-            yield _Section(section.title, section.headings, kept), len(section.rows) - len(kept)
+    for part in _sections(found):
+        if part.rows:
+            kept = part.rows[:_MOST_ROWS]
+            yield _Section(part.title, part.headings, kept), len(part.rows) - len(kept)
 
 
 def as_text(found: Diff, table: Callable[[Sequence[str], Sequence[Sequence[str]]], str]) -> str:
     """For a terminal. ``table`` lays out headings and rows."""
     parts = [found.summary()]
-    for section, left_out in _shown(found):
-        if section.headings:
-            body = table(section.headings, section.rows)
+    for part, left_out in _shown(found):
+        if part.headings:
+            body = table(part.headings, part.rows)
         else:
-            body = "\n".join(row[0] for row in section.rows)
-        parts.append(f"{section.title}\n{body}" + (f"\nand {left_out} more" if left_out else ""))
+            body = "\n".join(row[0] for row in part.rows)
+        parts.append(f"{part.title}\n{body}" + (f"\nand {left_out} more" if left_out else ""))
     return "\n\n".join(parts)
 
 
@@ -120,15 +121,15 @@ def as_markdown(found: Diff, names: tuple[str, str] = ("parent", "child"), *, le
         level: Of the headline, as a number of ``#``.
     """
     parts = [f"{'#' * level} {markdown_text(names[0])} → {markdown_text(names[1])}", markdown_text(found.summary())]
-    for section, left_out in _shown(found):
+    for part, left_out in _shown(found):
         more = f"\n\nand {left_out} more" if left_out else ""
-        if section.headings:
-            lines = [f"| {' | '.join(section.headings)} |", f"|{' --- |' * len(section.headings)}"]
-            lines += [f"| {' | '.join(map(markdown_text, row))} |" for row in section.rows]
+        if part.headings:
+            lines = [f"| {' | '.join(part.headings)} |", f"|{' --- |' * len(part.headings)}"]
+            lines += [f"| {' | '.join(map(markdown_text, row))} |" for row in part.rows]
         else:
-            lines = [f"* {markdown_text(row[0])}" for row in section.rows]
-        parts.append(f"{'#' * (level + 1)} {section.title}\n\n" + "\n".join(lines) + more)
-        if section.title == "Nodes" and found.picture.nodes:
+            lines = [f"* {markdown_text(row[0])}" for row in part.rows]
+        parts.append(f"{'#' * (level + 1)} {part.title}\n\n" + "\n".join(lines) + more)
+        if part.title == "Nodes" and found.picture.nodes:
             drawn = mermaid(found.picture)
             if len(drawn) <= _MOST_DRAWN and len(found.picture.edges) <= _MOST_EDGES:
                 parts.append(f"```mermaid\n{drawn}\n```")
@@ -167,44 +168,39 @@ def _quoted(node: Shown) -> str:
 
 # -- HTML -------------------------------------------------------------------------------------------------------------
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1c1c1c; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; } th { font-weight: 600; }
-.added { background: #cfe8cf; } .removed { background: #f4cccc; } .changed { background: #fbe9b7; }
-.picture { overflow: auto; border: 1px solid #ddd; max-height: 80vh; }
-@media (prefers-color-scheme: dark) { body { background: #17191c; color: #e6e6e6; } td, th { border-color: #3a3d41; }
-  .added, .removed, .changed { color: #111; } .picture { background: #fff; } }
-""".strip()
-
 
 def as_html(found: Diff, names: tuple[str, str] = ("parent", "child")) -> str:
     """A page of its own: no scripts, nothing loaded from elsewhere; the picture is drawn in it."""
-    title = f"{html.escape(names[0])} → {html.escape(names[1])}"
-    parts = [f"<h1>{title}</h1>", f"<p>{html.escape(found.summary())}</p>"]
-    for section, left_out in _shown(found):
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        if section.headings:
-            head = "".join(f"<th>{html.escape(heading)}</th>" for heading in section.headings)
-            body = "\n".join(f"<tr>{_cells(row)}</tr>" for row in section.rows)
-            parts.append(f"<table>\n<tr>{head}</tr>\n{body}\n</table>")
+    title = f"{names[0]} → {names[1]}"
+    return document(title, element("h1", title), element("p", found.summary()), *html_sections(found, picture=True))
+
+
+def html_sections(found: Diff, *, picture: bool = False, skip: Collection[str] = ()) -> list[Html]:
+    """The sections of a difference as HTML.
+
+    Args:
+        found: The difference.
+        picture: Whether the neighbourhood of what changed is drawn below the nodes.
+        skip: Titles of sections that are told elsewhere.
+    """
+    parts = []
+    for part, left_out in _shown(found):
+        if part.title in skip:
+            continue
+        body: list[Html]
+        if part.headings:
+            kinds = [row[0] if row[0] in ("added", "removed", "changed") else None for row in part.rows]
+            body = [table(part.headings, part.rows, classes=kinds)]
         else:
-            parts.append("<ul>" + "".join(f"<li>{html.escape(row[0])}</li>" for row in section.rows) + "</ul>")
+            body = [listing([row[0] for row in part.rows])]
         if left_out:
-            parts.append(f"<p>and {left_out} more</p>")
-        if section.title == "Nodes" and found.picture.nodes:
-            parts.append("<h2>Neighbourhood of what changed</h2>")
-            if found.picture.left_out:
-                parts.append(f"<p>{found.picture.left_out} more changed nodes are not shown</p>")
-            parts.append(f'<div class="picture">{draw(found.picture, _COLOURS)}</div>')
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{_STYLE}\n</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
-    )
-
-
-def _cells(row: Sequence[str]) -> str:
-    kind = f' class="{row[0]}"' if row[0] in ("added", "removed", "changed") else ""
-    return f"<td{kind}>{html.escape(row[0])}</td>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+            body.append(element("p", f"and {left_out} more", class_="soft"))
+        parts.append(section(part.title, *body))
+        if picture and part.title == "Nodes" and found.picture.nodes:
+            drawn = element(
+                "div", joined(draw(one) for one in connected(found.picture)), class_="picture", tabindex="0"
+            )
+            more = found.picture.left_out
+            note = element("p", f"{more} more changed nodes are not shown", class_="soft") if more else Html("")
+            parts.append(section("Neighbourhood of what changed", note, drawn))
+    return parts

@@ -2,74 +2,106 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 from onnxmorph.diff import Picture
+from onnxmorph.report.page import Html, escaped
 
-__all__ = ["draw"]
+__all__ = ["draw", "parts"]
 
-_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 190.0, 40.0, 24.0, 34.0, 14.0
+_WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 200.0, 40.0, 24.0, 34.0, 14.0
+_ASIDE = 14.0
 _SWEEPS = 4
+_LETTERS = 28
 
 
-def draw(picture: Picture, colours: Mapping[str, str]) -> str:
-    """The picture as one ``<svg>`` element.
+def parts(picture: Picture) -> Iterator[Picture]:
+    """What hangs together, each by itself and in the order of its first node: far less wide than all side by side."""
+    group = list(range(len(picture.nodes)))
+
+    def root(node: int) -> int:
+        while group[node] != node:
+            group[node] = group[group[node]]
+            node = group[node]
+        return node
+
+    for one, two, _ in picture.edges:
+        first, second = sorted((root(one), root(two)))
+        group[second] = first
+    members: dict[int, list[int]] = {}
+    for node in range(len(picture.nodes)):
+        members.setdefault(root(node), []).append(node)
+    for nodes in members.values():
+        place = {node: number for number, node in enumerate(nodes)}
+        edges = tuple((place[one], place[two], name) for one, two, name in picture.edges if one in place)
+        yield Picture(tuple(picture.nodes[node] for node in nodes), edges, 0)
+
+
+def draw(picture: Picture) -> Html:
+    """The picture as one ``<svg>`` element, coloured by the page's style.
 
     Args:
         picture: Its nodes in topological order; edges that run against it are drawn and do not count for the layers.
-        colours: Fill of a node by its kind.
     """
     rows = _ordered(picture, _layers(picture))
     widest = max(len(row) for row in rows)
-    width = 2 * _MARGIN + widest * (_WIDTH + _ACROSS) - _ACROSS
+    width = 2 * (_MARGIN + _ASIDE) + widest * (_WIDTH + _ACROSS) - _ACROSS
     height = 2 * _MARGIN + len(rows) * (_HEIGHT + _DOWN) - _DOWN
     at: dict[int, tuple[float, float]] = {}
     for depth, row in enumerate(rows):
         start = (width - (len(row) * (_WIDTH + _ACROSS) - _ACROSS)) / 2
         for place, node in enumerate(row):
             at[node] = (start + place * (_WIDTH + _ACROSS), _MARGIN + depth * (_HEIGHT + _DOWN))
-    parts = [
+    drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img" font-family="system-ui, sans-serif">',
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0 L8 4 L0 8 z" fill="#555"/></marker></defs>',
+        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
+        "<title>" + escaped(f"{len(picture.nodes)} nodes and what they give to each other") + "</title>",
     ]
     for one, two, name in picture.edges:
         (left, top), (right, bottom) = at[one], at[two]
         x, y = left + _WIDTH / 2, top + _HEIGHT
         u, v = right + _WIDTH / 2, bottom
-        bend = max(_DOWN, abs(v - y)) / 2
-        parts.append(
-            f'<path d="M{x:.1f} {y:.1f} C{x:.1f} {y + bend:.1f} {u:.1f} {v - bend:.1f} {u:.1f} {v:.1f}" fill="none"'
-            f' stroke="#555" marker-end="url(#tip)"><title>{html.escape(name)}</title></path>'
+        if v - y > _DOWN + 1 and abs(u - x) < _WIDTH:
+            # Past the nodes in between, not through them.
+            aside = max(x, u) + _WIDTH * 0.78
+            way = f"C{aside:.1f} {y:.1f} {aside:.1f} {v:.1f} {u:.1f} {v - 6:.1f}"
+        else:
+            bend = max(_DOWN, abs(v - y)) / 2
+            way = f"C{x:.1f} {y + bend:.1f} {u:.1f} {v - bend:.1f} {u:.1f} {v - 6:.1f}"
+        drawn.append(
+            f'<path class="edge" d="M{x:.1f} {y:.1f} {way}"><title>{escaped(name)}</title></path>'
+            f'<path class="tip" d="M{u - 4:.1f} {v - 8:.1f} h8 l-4 8 z"/>'
         )
     for number, shown in enumerate(picture.nodes):
         x, y = at[number]
-        dashes = ' stroke-dasharray="4 3"' if shown.kind == "removed" else ""
-        name = shown.name if len(shown.name) <= 30 else f"…{shown.name[-29:]}"
-        parts.append(
-            f"<g><title>{html.escape(f'{shown.kind}: {shown.op} {shown.name}')}</title>"
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}" rx="5"'
-            f' fill="{colours[shown.kind]}" stroke="#555"{dashes}/>'
-            f'<text x="{x + _WIDTH / 2:.1f}" y="{y + 16:.1f}" text-anchor="middle" font-size="13" font-weight="600"'
-            f' fill="#111">{html.escape(shown.op)}</text>'
-            f'<text x="{x + _WIDTH / 2:.1f}" y="{y + 31:.1f}" text-anchor="middle" font-size="10.5" fill="#333">'
-            f"{html.escape(name)}</text></g>"
+        name = shown.name if len(shown.name) <= _LETTERS else f"…{shown.name[1 - _LETTERS :]}"
+        op = shown.op if len(shown.op) <= 24 else f"{shown.op[:23]}…"
+        middle = x + _WIDTH / 2
+        drawn.append(
+            f'<g class="node {shown.kind}"><title>{escaped(f"{shown.kind}: {shown.op} {shown.name}")}</title>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}" rx="6"/>'
+            f'<text x="{middle:.1f}" y="{y + 17:.1f}" text-anchor="middle" font-size="13" font-weight="600">'
+            f'{escaped(op)}</text><text class="soft" x="{middle:.1f}" y="{y + 32:.1f}" text-anchor="middle"'
+            f' font-size="11">{escaped(name)}</text></g>'
         )
-    return "\n".join([*parts, "</svg>"])
+    return Html("\n".join([*drawn, "</svg>"]))
 
 
 def _layers(picture: Picture) -> list[list[int]]:
-    """Nodes by the length of the longest way to them."""
+    """Nodes by the length of the longest way to them; what reads nothing here stands right above its first reader."""
     depth = [0] * len(picture.nodes)
-    for one, two, _ in sorted(picture.edges, key=lambda edge: edge[1]):
-        if one < two:
-            depth[two] = max(depth[two], depth[one] + 1)
+    forward = sorted((edge for edge in picture.edges if edge[0] < edge[1]), key=lambda edge: edge[1])
+    for one, two, _ in forward:
+        depth[two] = max(depth[two], depth[one] + 1)
+    read = {two for _, two, _ in forward}
+    for node in range(len(picture.nodes)):
+        readers = [depth[two] for one, two, _ in forward if one == node]
+        if node not in read and readers:
+            depth[node] = min(readers) - 1
     rows: list[list[int]] = [[] for _ in range(max(depth, default=0) + 1)]
     for node, row in enumerate(depth):
         rows[row].append(node)
-    return rows
+    return [row for row in rows if row]
 
 
 def _ordered(picture: Picture, rows: list[list[int]]) -> list[list[int]]:

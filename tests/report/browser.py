@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import io
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -53,12 +55,14 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="onnxmorph-browser-", ignore_cleanup_errors=True)
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
-        # The browser reads commands from descriptor 3 and answers on 4; a shell puts the pipes there.
+        # The browser reads commands from descriptor 3 and answers on 4; the pipes are put there in its own process.
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_read, to_write)]
+        place = f"import os, sys; os.dup2({ends[0]}, 3); os.dup2({ends[1]}, 4); os.execv(sys.argv[1], sys.argv[1:])"
         self._process = subprocess.Popen(
             [
-                "/bin/sh",
+                sys.executable,
                 "-c",
-                f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}',
+                place,
                 path,
                 "--headless",
                 "--remote-debugging-pipe",
@@ -71,14 +75,14 @@ class Browser:
                 f"--user-data-dir={self._profile.name}",
                 "about:blank",
             ],
-            pass_fds=(to_read, to_write),
+            pass_fds=ends,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        os.close(to_read)
-        os.close(to_write)
+        for end in (to_read, to_write, *ends):
+            os.close(end)
         self._number = 0
         self._rest = b""
 
