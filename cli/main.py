@@ -34,6 +34,7 @@ VERBS: dict[str, str] = {
     "apply": "Carry out a recipe of several morphs.",
     "batch": "Carry out a recipe on many models.",
     "verify": "Show that two models compute the same, or where they part.",
+    "certificate": "Check that a certificate is about these very models, without running them.",
     "diff": "Show what two models differ in.",
     "replay": "Make a child again from its parent and its records.",
     "doctor": "Check the installation: versions, conflicts, providers that really work.",

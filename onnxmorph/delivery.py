@@ -30,7 +30,7 @@ _TRAVELLING_INNER = 3
 class Check:
     """How parent and child are compared; the arguments of :func:`onnxmorph.verify.verify`."""
 
-    provider: Literal["auto", "cuda", "cpu"] = "auto"
+    provider: Literal["auto", "cuda", "cpu", "both"] = "auto"
     inputs: Path | None = None
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seed: int = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..gate import Reports, check, report_options
+from ..judging import Judging, judging_options
 from ..options import Checking, checking_options, talk_options
 from ..talk import Talk
 
@@ -29,6 +30,7 @@ __all__ = ["command"]
 )
 @checking_options(skippable=False)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the inputs.")
+@judging_options
 @report_options
 @talk_options
 def command(
@@ -38,6 +40,7 @@ def command(
     listed: Path | None,
     checking: Checking,
     seed: int,
+    judging: Judging,
     reports: Reports,
     talk: Talk,
 ) -> None:
@@ -48,17 +51,11 @@ def command(
     them. Exit code 0: equivalent; 1: not; of many, the worst: 1, then 4, 2, 3.
     """
 
-    def compare(parent: Path, child: Path) -> Certificate:
-        from onnxmorph.verify import verify
+    if listed is not None or (parent is not None and parent.is_dir()):
+        judging.one_pair_only()
 
-        return verify(
-            parent,
-            child,
-            provider=checking.provider,
-            inputs=checking.inputs,
-            shapes=checking.shapes or None,
-            seed=seed,
-        )
+    def compare(parent: Path, child: Path) -> Certificate:
+        return judging.verify(parent, child, checking, seed)
 
     def show(certificate: Certificate) -> None:
         from ..certificate import show as show_certificate
