@@ -136,7 +136,7 @@ def _show(report: BatchReport) -> None:
         table.add(
             entry.model,
             f"{entry.outcome}, up to date" if entry.up_to_date else entry.outcome,
-            "" if entry.ratio is None else f"{entry.ratio:.2g}" if isinstance(entry.ratio, float) else str(entry.ratio),
+            "" if entry.ratio is None else f"{entry.ratio:.2f}" if isinstance(entry.ratio, float) else str(entry.ratio),
             sizes,
             "" if entry.seconds is None else f"{entry.seconds:.1f}",
             " ".join((entry.reason or "").split()),

@@ -196,7 +196,7 @@ def _cells(entry: ModelEntry) -> tuple[str, ...]:
     return (
         entry.model,
         outcome,
-        "" if entry.ratio is None else f"{entry.ratio:.2g}" if isinstance(entry.ratio, float) else str(entry.ratio),
+        "" if entry.ratio is None else f"{entry.ratio:.2f}" if isinstance(entry.ratio, float) else str(entry.ratio),
         _growth(entry.parameters),
         _growth(entry.bytes),
         "" if entry.seconds is None else f"{entry.seconds:.1f}",

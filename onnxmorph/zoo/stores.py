@@ -36,7 +36,7 @@ def open_store(text: str) -> Store:
     Raises:
         RuntimeFailure: It is an address, and what is needed for it is not installed.
     """
-    return RemoteStore.at(text) if is_remote(text) else LocalStore(str(Path(text).absolute()))
+    return RemoteStore.at(text) if is_remote(text) else LocalStore(str(Path(text).absolute()), text)
 
 
 class Store(Protocol):
