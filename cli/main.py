@@ -122,6 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError:
         code = 4
         _abandon_stdout()
+    if arguments is None:
+        # The process ends here: a last search for garbage among all that was imported would find nothing worth having.
+        gc.freeze()
     sys.exit(code)
 
 
