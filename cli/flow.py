@@ -98,6 +98,10 @@ def grow(
     """
     output, checking, talk = growth.output, growth.checking, growth.talk
     path = child_path(parent_path, verb, output) if not growth.dry_run else None
+    if growth.report is not None:
+        from onnxmorph.report.files import may_write
+
+        may_write(growth.report, "html")
     with talk.step("loading"):
         from onnxmorph import delivery, model
         from onnxmorph.ahead import CopyAhead, copy_ahead
@@ -144,6 +148,10 @@ def grow(
     }
     if delivered.kept is not None:
         document["kept"] = delivered.kept
+    if growth.report is not None:
+        with talk.step("drawing"):
+            _write_page(growth.report, parent_path, delivered, parent, child)
+        document["report"] = growth.report
     broken = None
     if delivered.path is None and check is not None and len(plans) > 1:
         with talk.step("looking for the step that broke it"):
@@ -154,6 +162,19 @@ def grow(
         talk.note(f"the first step after which the child differs: {broken.describe()}")
     if delivered.path is None:
         raise click.exceptions.Exit(1)
+
+
+def _write_page(report: Path, parent_path: Path, delivered: Delivery, parent: ir.Model, child: Child) -> None:
+    """Writes the page about a child, also of one that failed."""
+    from onnxmorph.report.files import write_report
+    from onnxmorph.report.morph import Told, morph_page
+
+    certificate = None if delivered.certificate is None else delivered.certificate.to_json()
+    if certificate is not None and not child.is_morph:
+        certificate["morphism"] = False
+    name = next((path.name for path in (delivered.path, delivered.kept) if path is not None), "child (not written)")
+    told = Told((parent_path.name, name), certificate, child.factors, child.residual, child.notes)
+    write_report(report, morph_page(parent, child.model, told), "html")
 
 
 def _first_wrong(parent: ir.Model, plans: Sequence[Plan], check: Check) -> Plan | None:

@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "verify": "Show that two models compute the same, or where they part.",
     "certificate": "Check that a certificate is about these very models, without running them.",
     "diff": "Show what two models differ in.",
+    "report": "Write a page of a morph, or of a batch.",
     "replay": "Make a child again from its parent and its records.",
     "doctor": "Check the installation: versions, conflicts, providers that really work.",
 }

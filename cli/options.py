@@ -67,6 +67,7 @@ class Growth:
         seed: Seeds new weights, where a verb draws any, and the inputs of the verification.
         dry_run: Only tell what would be done.
         talk: How to tell.
+        report: Where a page about the child goes, as HTML; ``None``: nowhere.
     """
 
     output: Output
@@ -74,6 +75,7 @@ class Growth:
     seed: int
     dry_run: bool
     talk: Talk
+    report: Path | None = None
 
 
 def kernel(text: str) -> int | tuple[int, ...]:
@@ -201,19 +203,31 @@ def layer_options(action: str, *, flag: str = "--layer") -> Callable[[Verb], Ver
 
 
 def growth_options(seeds: str) -> Callable[[Verb], Verb]:
-    """``--seed``, ``--dry-run`` and all of output, checking and talk, given to the verb as ``growth``."""
+    """``--seed``, ``--dry-run``, ``--report`` and all of output, checking and talk, given to the verb as ``growth``."""
 
     def decorate(verb: Verb) -> Verb:
         @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=f"Seeds {seeds}.")
         @click.option("--dry-run", is_flag=True, help="Print what would be done, write nothing.")
+        @click.option(
+            "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write a page about the child, as HTML."
+        )
         @output_options
         @checking_options(skippable=True)
         @talk_options
         @functools.wraps(verb)
         def with_growth(
-            *args: Any, seed: int, dry_run: bool, output: Output, checking: Checking, talk: Talk, **kwargs: Any
+            *args: Any,
+            seed: int,
+            dry_run: bool,
+            report: Path | None,
+            output: Output,
+            checking: Checking,
+            talk: Talk,
+            **kwargs: Any,
         ) -> Any:
-            return verb(*args, growth=Growth(output, checking, seed, dry_run, talk), **kwargs)
+            if report is not None and dry_run:
+                raise click.UsageError("--report is of a child, and --dry-run makes none", click.get_current_context())
+            return verb(*args, growth=Growth(output, checking, seed, dry_run, talk, report), **kwargs)
 
         return with_growth  # type: ignore[return-value]
 

@@ -16,7 +16,7 @@ from onnxmorph.report.page import Html, document, element, figures, joined, list
 from onnxmorph.report.weights import growths
 from onnxmorph.report.weights import show as show_weights
 
-__all__ = ["Told", "morph_page", "pictures", "ratio_bar", "verdict_line"]
+__all__ = ["Told", "finite", "morph_page", "pictures", "ratio_bar", "verdict_line"]
 
 _MOST_COMPARED = 60
 _KINDS = {"added": "added", "removed": "removed", "changed": "changed", "kept": "as it was, shown for orientation"}
@@ -137,7 +137,7 @@ def _picture(side: Picture, name: str) -> Html:
 
 
 def _errors(certificate: Mapping[str, Any], source: str) -> Html:
-    limit = _finite(certificate.get("limit")) or 24.0
+    limit = finite(certificate.get("limit")) or 24.0
     compared = [("output", one) for one in certificate.get("outputs") or ()]
     inner = sorted(certificate.get("inner") or (), key=_ratio, reverse=True)
     compared += [("inner", one) for one in inner]
@@ -177,11 +177,11 @@ def _errors(certificate: Mapping[str, Any], source: str) -> Html:
 
 
 def _ratio(comparison: Mapping[str, Any]) -> float:
-    ratios = [_finite(comparison.get(key)) for key in ("ratio", "channel_ratio")]
+    ratios = [finite(comparison.get(key)) for key in ("ratio", "channel_ratio")]
     return max((ratio for ratio in ratios if ratio is not None), default=0.0)
 
 
-def _finite(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
     """A number of a certificate, in which infinities are spelled as strings."""
     try:
         number = float(value)
