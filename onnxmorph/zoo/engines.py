@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import threading
@@ -14,6 +15,8 @@ from onnxmorph.zoo.slot import Slot, Stopped
 from onnxmorph.zoo.task import Attempt, Task, attempt
 
 __all__ = ["Begun", "Engine", "ProcessEngine"]
+
+_LOOK_EVERY = 0.5
 
 Begun = Callable[[Task, str], None]
 """Told from any thread which task begins what."""
@@ -63,7 +66,7 @@ class ProcessEngine:
             thread.start()
         try:
             for _ in tasks:
-                ended = over.get()
+                ended = _next(over)
                 if isinstance(ended, BaseException):
                     raise ended
                 yield ended
@@ -87,6 +90,12 @@ class ProcessEngine:
             over.put(error)  # a fault of the batch itself: the thread that waits is to raise it
         finally:
             slot.close()
+
+
+def _next(over: queue.Queue[tuple[Task, Attempt] | BaseException]) -> tuple[Task, Attempt] | BaseException:
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return over.get(timeout=_LOOK_EVERY)  # without a timeout Ctrl-C would not come through on every platform
 
 
 class _Counter:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,3 +87,38 @@ def test_a_hang_and_a_crash_cost_one_model_there_too(cluster: Any, zoo: Zoo, rec
         "good.onnx": None,
         "data.onnx": None,
     }
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_leaves_no_worker_on_the_cluster(
+    cluster: Any, zoo: Zoo, recipe: Path, tmp_path: Path
+) -> None:
+    folder = zoo("hang.onnx")  # workers there do what names say, since the test before
+    start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli.main import main; main()"
+    words = [str(word) for word in (recipe, folder, "-o", tmp_path / "out", "--engine", "dask")]
+    words = [sys.executable, "-c", start, str(SAMPLES.parent), "batch", *words]
+    with subprocess.Popen([*words, "--scheduler", cluster.scheduler_address], stderr=subprocess.DEVNULL) as batch:
+        assert _within(30, lambda: bool(_label_runs(str(tmp_path / "out"))))
+        batch.send_signal(signal.SIGKILL)
+    assert _within(20, lambda: not _label_runs(str(tmp_path / "out")))
+
+
+def _label_runs(label: str) -> list[str]:
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = line.read_bytes().decode("utf-8", "replace")
+        except OSError:
+            continue
+        if "faulty_worker" in words and label in words:
+            found.append(words)
+    return found
+
+
+def _within(seconds: float, holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False
