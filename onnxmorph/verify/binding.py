@@ -176,5 +176,7 @@ def _found(model: ir.Model, child: Path, certificate: Path | None) -> dict[str, 
         found["metadata"] = inside
     beside = sidecar_path(child)
     if beside.is_file():
+        if inside is not None and inside.get("verified") is False:
+            del found["metadata"]  # says that nothing was shown when the child was written; it was, later
         found["sidecar"] = read_certificate(beside)
     return found

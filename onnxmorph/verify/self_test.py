@@ -12,6 +12,7 @@ from onnxmorph.verify.faults import places, summarise, try_faults
 from onnxmorph.verify.noise import tensors
 from onnxmorph.verify.reference import Reference
 from onnxmorph.verify.runner import Runnable, Running, Stage
+from onnxmorph.verify.tolerance import Tolerances
 
 __all__ = ["plant_faults"]
 
@@ -24,6 +25,7 @@ def plant_faults(
     suspects: Sequence[ir.Value],
     references: Sequence[Reference],
     stage: Stage,
+    tolerances: Tolerances,
     *,
     seed: int,
     deadline: float,
@@ -36,6 +38,7 @@ def plant_faults(
         suspects: The weights to plant them in, values of the child.
         references: The parent's values to compare with, by set of inputs.
         stage: How models are run.
+        tolerances: By which outputs were judged; where there are any, inner values do not count.
         deadline: When to stop, by ``time.perf_counter``; two seconds are always taken where they are needed.
     """
     from onnxmorph.model import clone
@@ -53,7 +56,7 @@ def plant_faults(
         changed = {twins[value]: tensor for value, tensor in now.items() if tensor is not planted_in[value]}
         try:
             faulty = stage.varied(running, model, changed, child=True)
-            return any(_sees(faulty, reference, certificate) for reference in references)
+            return any(_sees(faulty, reference, certificate, tolerances) for reference in references)
         except RuntimeFailure:
             return True  # it does not even run any more
 
@@ -71,10 +74,18 @@ def _carried(value: ir.Value) -> ir.TensorProtocol:
     return tensor
 
 
-def _sees(faulty: Runnable, reference: Reference, certificate: Certificate) -> bool:
+def _sees(faulty: Runnable, reference: Reference, certificate: Certificate, tolerances: Tolerances) -> bool:
+    outputs = {leaf.name for leaf in certificate.outputs}
     judged = {leaf.name for leaf in [*certificate.outputs, *certificate.inner] if leaf.status != "nondeterministic"}
-    return any(
-        reference.measure(name, array).worst() > certificate.limit
-        for name, array in faulty.values(reference.feeds, reference.names).items()
-        if name in judged and name in reference.values
-    )
+    for name, array in faulty.values(reference.feeds, reference.names).items():
+        if name not in judged or name not in reference.values:
+            continue
+        measured = reference.measure(name, array)
+        tolerance, before = tolerances.of(name), reference.values[name]
+        if not tolerances or (tolerance is None and name in outputs) or measured.reason is not None:
+            if measured.worst() > certificate.limit:
+                return True
+        elif name in outputs and tolerance is not None and before is not None and array is not None:
+            if tolerance.excess(before, array) > 1:
+                return True
+    return False

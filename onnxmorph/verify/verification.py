@@ -208,6 +208,7 @@ class Verification:
                 self.suspects,
                 self.references,
                 self.stage,
+                self.request.tolerances,
                 seed=self.request.seed,
                 deadline=self.request.deadline,
             )
