@@ -13,10 +13,30 @@ from dataclasses import dataclass
 from onnxmorph._ir import ir
 from onnxmorph.graph.attributes import WrongAttribute, floatings, integer, text, texts
 
-__all__ = ["GATES", "Cell", "is_recurrent", "keeps_zero", "read_cell", "zero_filled"]
+__all__ = [
+    "GATES",
+    "LENGTHS",
+    "RECURRENCE",
+    "STATES",
+    "WEIGHT",
+    "Cell",
+    "is_recurrent",
+    "keeps_zero",
+    "read_cell",
+    "zero_filled",
+]
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Gates of each recurrent operator."""
+
+WEIGHT, RECURRENCE = 1, 2
+"""Positions of W and R among the inputs."""
+
+LENGTHS = 4
+"""Position of the lengths of the sequences."""
+
+STATES = (5, 6)
+"""Positions of the initial states."""
 
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 

@@ -22,6 +22,9 @@ from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes import Group, Member
 from onnxmorph.graph.axes.analysis import Operand
 from onnxmorph.graph.constants import constant, stored
+from onnxmorph.graph.recurrent import RECURRENCE, STATES, is_recurrent, keeps_zero, zero_filled
+from onnxmorph.morphs.recurrent import siblings
+from onnxmorph.morphs.zeros import is_zero
 
 __all__ = ["NORMALISATIONS", "Demands", "Functional", "Key", "Normalisation", "Rescale", "is_tied"]
 
@@ -84,6 +87,7 @@ _KEEP_ZERO = frozenset(
     }
 )
 _SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
+_SPREAD = frozenset({"Expand", "ConstantOfShape"})
 _CONTRACT = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "FusedMatMul", "FusedConv"})
 _GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Exp", "Softplus"})
 _ATTENTION = frozenset({("", "Attention"), ("com.microsoft", "MultiHeadAttention")})
@@ -190,7 +194,13 @@ class Demands:
     def _visit(self, value: ir.Value) -> None:
         found: Functional | None = None
         asked: ir.Node | None = None
-        wanted = [(node, self._need(node, position, value)) for node, position in value.uses()]
+        # All outputs of a recurrent layer are its units: what one of them must hold, all do. They are visited in a row.
+        together = [one for one in siblings(value) if one in self.held]
+        known = next((one for one in together if one in self.of), None)
+        if known is not None:
+            self.of[value] = self._provide(value, self.of[known])
+            return
+        wanted = [(node, self._need(node, position, one)) for one in together for node, position in one.uses()]
         wanted += [(None, self.of.get(formal)) for formal in self._coupled.formals.get(value, ())]  # type: ignore[misc]
         wanted += [(None, self.of.get(output)) for output in self._returned.get(value, ())]  # type: ignore[misc]
         for node, need in wanted:
@@ -234,6 +244,8 @@ class Demands:
         norm = NORMALISATIONS.get((domain, op))
         if norm is not None and self._normalises(node, value):
             return self._need_of_norm(node, norm, position, value)
+        if is_recurrent(node) and position in STATES:
+            return next((self.of[output] for output in outputs if self.of.get(output) is not None), None)
         readers = self._readers(node, position, value)
         if readers:
             # A tensor that also feeds the channels reads the new ones with what it feeds them: they must be 0.
@@ -440,6 +452,14 @@ class Demands:
         norm = NORMALISATIONS.get((domain, node.op_type))
         if norm is not None:
             return self._provide_norm(node, norm, value, wanted)
+        if is_recurrent(node):
+            if wanted is not None and (wanted.any() or not keeps_zero(node)):
+                raise Refusal(f"the new units of {_name(node)} cannot be made to hold what is needed", code="no-scheme")
+            for key in self._roots(node, RECURRENCE, wanted):
+                self.reads.setdefault(key, []).append(value)
+        if wanted is not None and node.op_type in _SPREAD and not self._holds(node, 0):
+            self._spread_kept(node, wanted)
+            return wanted
         if wanted is not None and any(_bodies(node)):
             raise Refusal(f"{_name(node)} stands between the weights and what mixes the channels", code="no-scheme")
         for position, read in enumerate(node.inputs):
@@ -457,7 +477,14 @@ class Demands:
 
     def _known_giver(self, node: ir.Node) -> bool:
         known = _CARRY | _KEEP_ZERO | _CONTRACT | {"Add", "Sub", "Sum", "Mean", "Where", "Mul", "Div", "Pow", "Clip"}
-        return node.op_type in known | {"BatchNormalization", "LpNormalization", *(op for _, op in _ATTENTION)}
+        others = {"BatchNormalization", "LpNormalization", *(op for _, op in _ATTENTION)}
+        return node.op_type in known | others or is_recurrent(node)
+
+    def _spread_kept(self, node: ir.Node, wanted: Functional) -> None:
+        """Every channel is given the same: a mean of it is the same again, and 0 is if it is 0."""
+        zeros = zero_filled(node) or (node.op_type == "Expand" and is_zero(_input(node, 0)))
+        if not zeros and abs(wanted.sum() - 1) > _SAME:
+            raise Refusal(f"{_name(node)} gives the same to all channels", code="no-scheme")
 
     def _provide_norm(
         self, node: ir.Node, norm: Normalisation, value: ir.Value, wanted: Functional | None
@@ -561,6 +588,8 @@ class Demands:
         for other, read in enumerate(node.inputs):
             if other == position or read is None or not self._coupled.is_constant(read):
                 continue
+            if is_recurrent(node) and other == RECURRENCE:
+                continue  # it reads what the layer gave one step before; see `_provide`
             if "contracted" in self._roles(node, other) and self._is_contracted_axis(node, position, value):
                 for key in self._roots(node, other, None):
                     self.reads.setdefault(key, []).append(value)
@@ -568,6 +597,8 @@ class Demands:
         return found
 
     def _is_contracted_axis(self, node: ir.Node, position: int, value: ir.Value) -> bool:
+        if is_recurrent(node):
+            return position == 0 and self.held[value] == self._rank(value) - 1
         return node.op_type not in {"MatMul", "Gemm"} or self._contracts(node, position, value)
 
     def _contracts(self, node: ir.Node, position: int, value: ir.Value) -> bool:

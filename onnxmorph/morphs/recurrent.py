@@ -24,12 +24,9 @@ from onnxmorph._ir import ir
 from onnxmorph.graph.axes import AxisEdit, Fill, Group
 from onnxmorph.graph.axes.analysis import Operand
 from onnxmorph.graph.constants import stored
-from onnxmorph.graph.recurrent import is_recurrent
+from onnxmorph.graph.recurrent import RECURRENCE, WEIGHT, is_recurrent
 
 __all__ = ["cells", "siblings", "without_own_feedback"]
-
-_W, _R = 1, 2
-"""Positions of the weights among the inputs."""
 
 
 def siblings(value: ir.Value) -> list[ir.Value]:
@@ -60,7 +57,7 @@ def without_own_feedback(fill: Fill, group: Group) -> Fill:
         fill: Sees the rows of a weight before its columns, as `onnxmorph.graph.axes.apply` has it.
         group: The group that grows.
     """
-    weights = {root for node in cells(group) for place in (_W, _R) for root in _roots(node.inputs[place])}
+    weights = {root for node in cells(group) for place in (WEIGHT, RECURRENCE) for root in _roots(node.inputs[place])}
     if not weights:
         return fill
     rows: dict[tuple[ir.Value, Operand | None], tuple[int, NDArray[np.bool_]]] = {}

@@ -30,7 +30,9 @@ from onnxmorph.edit import Builder, take_name
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes import NEW, AxisEdit, Fill, Group, IndexMap, replicate
 from onnxmorph.graph.axes.trace import reaching
+from onnxmorph.graph.recurrent import is_recurrent
 from onnxmorph.morphs.demands import NORMALISATIONS, Demands, Functional, Key, is_tied
+from onnxmorph.morphs.recurrent import without_own_feedback
 
 __all__ = ["Scheme", "refuse_tied", "scheme_for"]
 
@@ -85,7 +87,7 @@ class Scheme:
             if key in demands.scaled and "scale" in edit.roles:
                 front[...] = (front.astype(np.float64) * demands.scaled[key]).astype(front.dtype)
 
-        return fill
+        return without_own_feedback(fill, demands.group)
 
     def _write(self, edit: AxisEdit, fed: NDArray[np.bool_], key: Key, random: np.random.Generator) -> None:
         front, entry = edit.front(), self.demands.fed.get(key)
@@ -170,9 +172,10 @@ def _silent_parts(demands: Demands, kinds: set[str]) -> dict[Key, NDArray[np.boo
     out: dict[Key, NDArray[np.bool_]] = {}
     coupled = demands.group.coupled
     for key, entry in demands.fed.items():
-        if not isinstance(entry, np.ndarray):
+        giver = demands.givers.get(key)
+        # The units of a recurrent layer are 0 as a whole: what they read of themselves is.
+        if not isinstance(entry, np.ndarray) or giver is None or is_recurrent(giver.producer()):
             continue
-        giver = demands.givers[key]
         axes = coupled.axes(giver)
         member = next((one for one in demands.group.stored if (one.value, one.use) == key), None)
         expr = None if axes is None else axes[demands.held[giver]]

@@ -11,9 +11,9 @@ import numpy as np
 from onnxmorph._ir import ir
 from onnxmorph.graph.axes import Group
 from onnxmorph.graph.constants import constant
-from onnxmorph.graph.recurrent import is_recurrent, keeps_zero, zero_filled
+from onnxmorph.graph.recurrent import LENGTHS, is_recurrent, keeps_zero, zero_filled
 
-__all__ = ["first_not_zero"]
+__all__ = ["first_not_zero", "is_zero"]
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
 """Their new channels are made by new rows that are zero, or carried from a zero operand."""
@@ -80,12 +80,12 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value],
     op = node.op_type
     if is_recurrent(node):
         return keeps_zero(node) and all(_zero_or_lengths(node, place, zero) for place in range(1, len(node.inputs)))
-    if zero_filled(node) or (op == "Expand" and _is_zero(inputs[0])):
+    if zero_filled(node) or (op == "Expand" and is_zero(inputs[0])):
         return True
     if op in _LINEAR:
         held = [value for value in inputs if value in holds]
         biased = node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(inputs) > 2
-        unbiased = not biased or zero.get(inputs[2], False) or _is_zero(inputs[2])
+        unbiased = not biased or zero.get(inputs[2], False) or is_zero(inputs[2])
         return unbiased and bool(held) and all(zero.get(value, False) for value in held)
     if op in _KEEP_ZERO:
         first = inputs if op == "Concat" else inputs[:1]
@@ -106,14 +106,14 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value],
         below = inputs[1]
         return zero.get(inputs[0], False) and (below in holds or _never_zero(below))
     if op in _ALL_ZERO:
-        return all(zero.get(value, False) or _is_zero(value) for value in inputs)
+        return all(zero.get(value, False) or is_zero(value) for value in inputs)
     return False
 
 
 def _zero_or_lengths(node: ir.Node, place: int, zero: dict[ir.Value, bool]) -> bool:
     """Whether new entries of an operand of a recurrent layer are zero; the lengths of its sequences have none."""
     value = node.inputs[place]
-    return value is None or place == 4 or zero.get(value, False) or _is_zero(value)
+    return value is None or place == LENGTHS or zero.get(value, False) or is_zero(value)
 
 
 def _attribute(node: ir.Node, name: str, default: float) -> float:
@@ -121,7 +121,8 @@ def _attribute(node: ir.Node, name: str, default: float) -> float:
     return default if attribute is None or attribute.is_ref() else float(attribute.value)
 
 
-def _is_zero(value: ir.Value) -> bool:
+def is_zero(value: ir.Value) -> bool:
+    """Whether a value is known before a run to hold nothing but zeros."""
     array = constant(value)
     return array is not None and not np.any(array)
 

@@ -34,8 +34,8 @@ class Layout:
         hidden: Units.
         bias: B is given.
         peepholes: P is given (LSTM).
-        initial: Where initial states come from: ``""``, ``stored``, ``zeros``, ``filled`` (ConstantOfShape by Shape), ``expanded``
-            or ``input``.
+        initial: Where initial states come from: ``""``, ``stored``, ``zeros``, ``filled`` (by ConstantOfShape),
+            ``expanded`` or ``input``.
         lengths: Where sequence_lens comes from: ``""``, ``stored`` or ``input``.
         reads: What is read: ``Y`` (flattened directions), ``squeezed`` (one direction), ``Y_h``, ``Y_c`` or ``all``.
         candidate: In place of the candidate's Tanh; ``""`` writes no activations.
