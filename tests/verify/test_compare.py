@@ -1,16 +1,4 @@
-"""How distances are measured, and the calibration that the limit rests on.
-
-Calibration (fp32, models of the shared zoo, one random place a kind, CPU). The limit and the two allowances for noise
-were set while looking at earlier runs over the same models with other seeds, so this is no held-out measurement:
-
-* 121 true rewrites (identity layer, orthogonal mixing, mirrored layers, permuted sums, every layer mirrored at once):
-  no alarm. Ratios as judged reach 20.0, the limit itself: the child's own noise is only asked for beyond it.
-* 24 single weights moved by 1 % of their tensor's standard deviation: all seen, the smallest ratio 25, the next 289.
-  By 2 %: 23 of 24 seen; the one missed changed no compared value on any input. By 5 %: 24 of 24, from 974.
-* 28 biases moved or dropped, 24 channels swapped: all seen, from 5,600.
-
-The margin at 1 % is thin. The run was cut short by its time limit in the last model.
-"""
+"""How distances are measured. What the limit rests on: docs/fault_detection.md, by benchmarks/fault_detection.py."""
 
 from __future__ import annotations
 
@@ -59,6 +47,16 @@ def test_one_wrong_channel_under_large_ones_is_named(channel: int, axis: int) ->
     measured = measure(parent, child, [noisy(parent, 1e-5)])
     assert measured.channel_ratio > LIMIT
     assert measured.channel == (axis, channel)
+
+
+def test_a_lone_element_that_happened_not_to_move_is_allowed_its_share() -> None:
+    """Behind a softmax numbers move by a share of their own, and one run of one number may show nothing of it."""
+    parent = np.geomspace(1e-6, 0.3, 400, dtype=np.float32).reshape(1, 400, 1, 1)
+    moves = np.where(np.arange(400) % 3 == 0, 0.0, 4e-7).reshape(parent.shape)
+    run = (parent * (1 + moves)).astype(np.float32)
+    child = (parent * (1 + 2e-6)).astype(np.float32)
+    assert measure(parent, child, [run]).channel_ratio < 8
+    assert measure(parent, (parent * (1 + 2e-5)).astype(np.float32), [run]).channel_ratio > LIMIT
 
 
 @pytest.mark.parametrize("axis", [1, 3])
