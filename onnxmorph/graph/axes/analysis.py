@@ -18,7 +18,7 @@ from onnxmorph.graph.axes.contents import LARGEST_CONTENT, Content, Number, cons
 from onnxmorph.graph.axes.factors import Expr, Factors
 from onnxmorph.graph.axes.notes import Block, Note, Pin
 from onnxmorph.graph.axes.site import RULES, Axes, Barrier, Site
-from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse
+from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse, ViewUse
 from onnxmorph.graph.constants import constant, stored
 from onnxmorph.graph.shapes import Shapes
 
@@ -49,7 +49,7 @@ class CoupledAxes:
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.factors = Factors()
-        self.uses: list[SizeUse | AttributeUse | SplitUse | IndexUse | Frozen] = []
+        self.uses: list[SizeUse | AttributeUse | SplitUse | IndexUse | Frozen | ViewUse] = []
         self.barriers: list[tuple[ir.Node, str]] = []
         """Nodes that were not followed, with the reason."""
         self.roles: dict[Operand, list[tuple[int, str, Expr | None]]] = defaultdict(list)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmorph._ir import ir
-from onnxmorph.edit import Builder, drop_unused, rename_value, replace_uses, set_initializer
+from onnxmorph.edit import Builder, drop_unused, rename_value, replace_uses, set_initializer, take_name
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes.analysis import CoupledAxes
 from onnxmorph.graph.axes.contents import Number, Scalar
@@ -22,7 +22,7 @@ from onnxmorph.graph.axes.factors import Expr
 from onnxmorph.graph.axes.fills import AxisEdit, Fill, keep_zero
 from onnxmorph.graph.axes.group import Group, Member
 from onnxmorph.graph.axes.index_map import IndexMap
-from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse, Wanted
+from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse, ViewUse, Wanted
 from onnxmorph.graph.constants import constant, stored
 
 __all__ = ["Applied", "Twins", "apply"]
@@ -420,6 +420,11 @@ class _Change:
         ]
         index_edits = [(twins.node(use.node), use.position, moved, self.before(use.axis)) for use, moved in indices]
         told = [twins.value(value) for value in self._sizes_told()] if rename else []
+        views = [
+            (twins.node(use.node), twins.value(use.source))
+            for use in self.coupled.uses
+            if isinstance(use, ViewUse) and any(self._touches(expr) for expr in use.axes)
+        ]
         self._refresh_shapes(members, rename, applied)
         for value in told:
             old = value.name
@@ -433,6 +438,9 @@ class _Change:
             applied.sizes.append(node.name or "")
         for operand, node in operand_edits:
             self._write_operand(writer, operand, node)
+            applied.sizes.append(node.name or "")
+        for node, source in views:
+            writer.look_through(node, source)
             applied.sizes.append(node.name or "")
         drop_unused(self.model, writer.orphans)
         return applied
@@ -594,6 +602,14 @@ class _Writer:
         node.replace_input_with(position, new)
         if value is not None:
             self.orphans.append(value)
+
+    def look_through(self, node: ir.Node, source: ir.Value) -> None:
+        """In place of a node that gives all of ``source`` in its own order, ``source``."""
+        old = node.outputs[0]
+        new = self.builder(node).node("Identity", [source], name=f"{node.name or node.op_type}_view", like=source)
+        replace_uses(old, new)
+        take_name(self.model, new, old)
+        self.orphans.append(node)
 
     def replace(self, node: ir.Node, position: int, value: ir.Value, keep: Array, put: Array) -> None:
         """Replace some elements of a computed shape operand by constants: ``value * keep + put``."""

@@ -11,7 +11,7 @@ from onnxmorph._ir import ir
 from onnxmorph.graph.axes.contents import Content, Number, constant_content
 from onnxmorph.graph.axes.factors import Expr
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Pin
-from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse, Wanted
+from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse, ViewUse, Wanted
 
 if TYPE_CHECKING:
     from onnxmorph.graph.axes.analysis import CoupledAxes
@@ -307,6 +307,12 @@ class Site:
     def index_operand(self, position: int, axis: Expr, indices: Sequence[int]) -> None:
         """Register constant indices into an axis."""
         self.coupled.uses.append(IndexUse(self.node, position, axis, tuple(indices)))
+
+    def view(self, source: ir.Value) -> None:
+        """Register that the output is all of ``source``, read in its own order by computed indices."""
+        axes = tuple(self.coupled.axes(source) or ())
+        self.coupled.uses.append(ViewUse(self.node, source, axes))
+        self.give(0, axes)
 
     def freeze(self, position: int, content: Content) -> None:
         """Register a number computed from sizes that enters the computation."""

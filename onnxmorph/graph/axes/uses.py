@@ -14,7 +14,7 @@ from onnxmorph._ir import ir
 from onnxmorph.graph.axes.contents import Content, Number, Scalar, SizeOf
 from onnxmorph.graph.axes.factors import Expr
 
-__all__ = ["AttributeUse", "Frozen", "IndexUse", "SizeUse", "SplitUse", "Wanted"]
+__all__ = ["AttributeUse", "Frozen", "IndexUse", "SizeUse", "SplitUse", "ViewUse", "Wanted"]
 
 Accepts = Callable[[Scalar, Scalar, SizeOf], bool]
 
@@ -98,3 +98,12 @@ class IndexUse:
     position: int
     axis: Expr
     indices: Sequence[int] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, eq=False)
+class ViewUse:
+    """Computed indices that read all of ``source`` in its own order: in the child, ``source`` itself."""
+
+    node: ir.Node
+    source: ir.Value
+    axes: tuple[Expr, ...]

@@ -373,6 +373,21 @@ def flatten_by_a_product_of_sizes() -> ir.Model:
     return net.model(net.dense(net.op("Reshape", x, net.op("Concat", net.ints(-1), rest, axis=0)), 8 * 36, 3))
 
 
+@case(8)
+def as_strided() -> ir.Model:
+    """What torch's newer exporter makes of ``as_strided`` on a contiguous tensor: flat, by indices worked out."""
+    net, x = images()
+    x = net.op("Relu", net.op("GlobalAveragePool", x))
+    batch = net.op("Squeeze", net.op("Slice", net.op("Shape", x), net.ints(0), net.ints(1)))
+    zero, one = (net.const(np.array(number, np.int64)) for number in (0, 1))
+    rows = net.op("Mul", net.op("Range", zero, batch, one), net.const(np.array(8, np.int64)))
+    rows = net.op("Unsqueeze", rows, net.ints(1, 2, 3))
+    places = net.op("Add", rows, net.const(np.arange(8).reshape(1, 8, 1, 1)))
+    flat = net.op("Reshape", x, net.ints(-1))
+    y = net.op("Gather", flat, net.op("Add", places, net.const(np.zeros((1, 1, 1, 1), np.int64))), axis=0)
+    return net.model(net.dense(net.op("Flatten", y), 8, 3))
+
+
 @case(8, 6)
 def concat() -> ir.Model:
     net, x = images()

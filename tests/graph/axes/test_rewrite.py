@@ -284,3 +284,13 @@ def _told(model: ir.Model, names: list[str]) -> list[np.ndarray]:
     seen = model.clone()
     seen.graph.outputs.extend(value_of(seen, name) for name in names)
     return nets.run(seen, nets.feeds_of(seen))[len(model.graph.outputs) :]
+
+
+@pytest.mark.parametrize("stride", [7, 9])
+def test_indices_that_do_not_read_everything_in_order_pin_what_they_read(stride: int) -> None:
+    parent = CASES["as_strided"].build()
+    (node,) = [node for node in parent.graph if node.op_type == "Mul"]
+    tensor = node.inputs[1]
+    assert tensor is not None and tensor.const_value is not None
+    tensor.const_value = ir.tensor(np.array(stride, np.int64))
+    assert output_group(parent, "Conv", 1).status == "pinned"

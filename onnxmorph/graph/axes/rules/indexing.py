@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxmorph.graph.axes.site import Axes, Barrier, Site, rule
+from onnxmorph.graph.axes.views import viewed
 
 __all__: list[str] = []
 
@@ -14,6 +15,11 @@ def gather(site: Site) -> None:
     axis = site.axis(int(site.attribute("axis", 0)), len(data))
     expr = data[axis]
     array = site.array(1)
+    source = viewed(site) if array is None and not site.constant(0) else None
+    if source is not None:
+        site.pin(indices, "index", f"{site.label} reads by these indices")
+        site.view(source)
+        return
     if site.constant(0) and array is None:
         site.pin(expr, "vocabulary", f"rows of the table that {site.label} looks up")
         for place in range(len(data)):
