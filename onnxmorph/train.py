@@ -12,6 +12,7 @@ from onnxmorph import grow
 if TYPE_CHECKING:
     from onnxmorph.grow import (
         Diverged,
+        Epoch,
         Fitted,
         GraphModule,
         Interrupted,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Diverged",
+    "Epoch",
     "Fitted",
     "GraphModule",
     "Interrupted",

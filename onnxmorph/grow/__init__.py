@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from onnxmorph.errors import Refusal
 
 if TYPE_CHECKING:
-    from onnxmorph.grow.fitting import Diverged, Fitted, Interrupted, Progress, fit
+    from onnxmorph.grow.fitting import fit
     from onnxmorph.grow.graph_module import GraphModule, module, trainings, write_back
+    from onnxmorph.grow.loop import Diverged, Epoch, Fitted, Interrupted, Progress
     from onnxmorph.grow.transfer import transfer_optimizer
 
 __all__ = [
     "Diverged",
+    "Epoch",
     "Fitted",
     "GraphModule",
     "Interrupted",
@@ -30,7 +32,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "fitting": ("Diverged", "Fitted", "Interrupted", "Progress", "fit"),
+    "fitting": ("fit",),
+    "loop": ("Diverged", "Epoch", "Fitted", "Interrupted", "Progress"),
     "graph_module": ("GraphModule", "module", "trainings", "write_back"),
     "transfer": ("transfer_optimizer",),
 }

@@ -22,7 +22,8 @@ from onnxmorph._ir import ir
 from onnxmorph.edit import set_initializer
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.grow.call import Mode
-from onnxmorph.grow.program import Obstacle, Program, compile_graph
+from onnxmorph.grow.compiling import Obstacle, compile_graph
+from onnxmorph.grow.program import Program
 from onnxmorph.grow.registry import load_operators
 from onnxmorph.grow.roles import NATURALLY_TRAINED, roles
 from onnxmorph.grow.sites import sites

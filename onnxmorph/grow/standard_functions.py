@@ -34,7 +34,14 @@ def body_of(node: ir.Node, version: int) -> ir.Function | None:
     if proto is None:
         return None
     proto.name, proto.domain = node.op_type, node.domain
-    return ir.serde.deserialize_function(proto)
+    try:
+        function = ir.serde.deserialize_function(proto)
+    except (ValueError, TypeError, AttributeError, ir.serde.SerdeError):
+        return None
+    for name, attribute in schema.attributes.items():
+        if attribute.default_value.type and name not in node.attributes:
+            function.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
+    return function
 
 
 def _for_this_node(schema: Any, node: ir.Node, version: int) -> onnx.FunctionProto | None:

@@ -53,6 +53,16 @@ def eight_bits(x: Tensor, target: torch.dtype, *, saturate: bool) -> Tensor:
     return torch.where(over, outside, x).to(target)
 
 
+def _small(x: Tensor, to: ir.DataType) -> Tensor:
+    """Whole numbers of a few bits, wrapped around, held in eight."""
+    bits, signed = _SMALL[to]
+    whole = x.float().round() if x.is_floating_point() or x.dtype in _EIGHT_BIT_FLOATS else x
+    kept = whole.to(torch.int64) & ((1 << bits) - 1)
+    if signed:
+        kept = torch.where(kept >= 1 << (bits - 1), kept - (1 << bits), kept)
+    return kept.to(torch_type(to))
+
+
 @operator("Cast")
 def cast(call: Call, x: Any) -> Any:
     """To the type that attribute ``to`` names; no gradient passes to or from whole numbers."""
@@ -60,12 +70,7 @@ def cast(call: Call, x: Any) -> Any:
     if isinstance(x, list):
         raise call.refuse("strings cannot be computed with here")
     if to in _SMALL:
-        bits, signed = _SMALL[to]
-        whole = x.float().round() if x.is_floating_point() or x.dtype in _EIGHT_BIT_FLOATS else x
-        small = whole.to(torch.int64) & ((1 << bits) - 1)
-        if signed:
-            small = torch.where(small >= 1 << (bits - 1), small - (1 << bits), small)
-        return small.to(torch_type(to))
+        return _small(x, to)
     return _cast(call, x, torch_type(to), saturate=call.flag("saturate", True))
 
 
@@ -80,6 +85,9 @@ def _numbered(call: Call) -> int:
 @operator("CastLike")
 def cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
     """To the type of the second input."""
+    types: list[Any] = call.attributes.get("_types") or []
+    if len(types) > 1 and types[1] in _SMALL:
+        return _small(x, types[1])
     return _cast(call, x, like.dtype, saturate=call.flag("saturate", True))
 
 

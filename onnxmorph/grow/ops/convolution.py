@@ -86,8 +86,8 @@ def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = 
             total = max(0, size - goal)
             small, large = total // 2, total - total // 2
             pads.append((small, large) if automatic == "SAME_UPPER" else (large, small))
-        full = [max(size, goal) for size, goal in zip(full, target, strict=True)]
         grown = [max(0, goal - size) for size, goal in zip(full, target, strict=True)]
+        full = [size + more for size, more in zip(full, grown, strict=True)]
         extra = [e + g for e, g in zip(extra, grown, strict=True)]
     else:
         pads = spatial_pads(call, x.shape[2:], kernel, strides, dilations)

@@ -63,7 +63,6 @@ _STEPS: dict[str, Callable[[Tensor], Tensor]] = {
     "Round": torch.round,
     "Sign": torch.sign,
     "Not": torch.logical_not,
-    "BitwiseNot": torch.bitwise_not,
     "IsNaN": torch.isnan,
 }
 for _name, _run in _SMOOTH.items():
@@ -82,6 +81,12 @@ def identity(_call: Call, x: Tensor) -> Tensor:
 def absolute(_call: Call, x: Tensor) -> Tensor:
     """Unsigned types are their own absolute."""
     return x if x.dtype in _UNSIGNED or x.dtype == torch.uint8 else torch.abs(x)
+
+
+@operator("BitwiseNot", gradient=False)
+def bitwise_not(_call: Call, x: Tensor) -> Tensor:
+    """Of whole numbers."""
+    return _through_int64(torch.bitwise_not, x) if x.dtype in _UNSIGNED else torch.bitwise_not(x)
 
 
 @operator("IsInf", gradient=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from onnxmorph._ir import ir
@@ -62,10 +64,10 @@ def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = 
         shifted = divided if zero is None else divided + _laid(zero.float(), x, axis, block)
         return eight_bits(shifted, target, saturate=call.flag("saturate", True))
     low, high = torch.iinfo(target).min, torch.iinfo(target).max
-    if given and ir.DataType(given) in _RANGES:
-        low, high = _RANGES[ir.DataType(given)]
-    elif call.attributes.get("_small"):
-        low, high = call.attributes["_small"]
+    types: list[Any] = call.attributes.get("_types") or []
+    kind = ir.DataType(given) if given else types[2] if len(types) > 2 else None
+    if kind in _RANGES:
+        low, high = _RANGES[kind]
     whole = torch.round(divided).double()
     if zero is not None:
         whole = whole + _laid(zero.double(), x, axis, block)

@@ -189,8 +189,10 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 @operator("SpaceToDepth")
 def space_to_depth(call: Call, x: Tensor) -> Tensor:
-    """The inverse, in the first order."""
+    """The inverse, in either order."""
     block = call.integer("blocksize")
+    if call.text("mode", "DCR") == "CRD":
+        return F.pixel_unshuffle(x, block)
     batch, channels, height, width = x.shape
     y = x.reshape(batch, channels, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
     return y.reshape(batch, channels * block**2, height // block, width // block)
