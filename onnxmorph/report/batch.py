@@ -175,5 +175,6 @@ def _name(entry: Mapping[str, Any]) -> Html:
         lines.append(f"first wrong after: {entry['broken_by']}")
     if lines:
         listed = element("ul", joined(element("li", line) for line in lines))
-        parts.append(element("details", element("summary", f"{len(lines)} steps and notes"), listed))
+        summary = "1 step" if len(lines) == 1 else f"{len(lines)} steps and notes"
+        parts.append(element("details", element("summary", summary), listed))
     return joined(parts)

@@ -147,11 +147,11 @@ def _errors(certificate: Mapping[str, Any], source: str) -> Html:
         (
             kind,
             str(one.get("name")),
+            f"{_ratio(one):.3g}",
+            element("div", ratio_bar(_ratio(one), limit, one.get("status") == "differs"), class_="ratio"),
             str(one.get("status")),
             _number(one.get("max_abs")),
             _number(one.get("noise_floor")),
-            f"{_ratio(one):.3g}",
-            element("div", ratio_bar(_ratio(one), limit, one.get("status") == "differs"), class_="ratio"),
         )
         for kind, one in compared[:_MOST_COMPARED]
     ]
@@ -162,7 +162,7 @@ def _errors(certificate: Mapping[str, Any], source: str) -> Html:
         "over how far the parent moves from itself when its weights are moved by one rounding. The solid line is that "
         f"noise floor (1), the dashed line the limit ({limit:g}); the scale is logarithmic."
     )
-    headings = ("", "value", "verdict", ">largest difference", ">noise floor", ">ratio", "")
+    headings = ("", "value", ">ratio", "", "verdict", ">largest difference", ">noise floor")
     body: list[str] = [element("p", text, class_="soft"), table(headings, rows)]
     if more:
         body.append(element("p", f"{more} more inner values agree at least as well.", class_="soft"))

@@ -164,6 +164,7 @@ th { font-weight: 600; color: var(--soft); background: var(--panel); white-space
 td { overflow-wrap: anywhere; min-width: 4.5rem; }
 td.name { min-width: 13rem; } td.short { white-space: nowrap; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); padding: .2rem 0; }
+td details { margin: .2rem 0 0; } @media (max-width: 600px) { td.name { min-width: 8.5rem; } }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.added td:first-child { box-shadow: inset 4px 0 var(--added-line); }
 tr.removed td:first-child { box-shadow: inset 4px 0 var(--removed-line); }
