@@ -6,11 +6,13 @@ import contextlib
 import re
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from ..gate import Reports, report_options
 from ..options import Checking, checking_options, talk_options
 from ..table import Table
 from ..talk import Talk
@@ -68,6 +70,7 @@ def memory_size(text: str) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, write nothing.")
 @checking_options(skippable=True)
+@report_options
 @talk_options
 def command(
     *,
@@ -86,6 +89,7 @@ def command(
     seed: int,
     dry_run: bool,
     checking: Checking,
+    reports: Reports,
     talk: Talk,
 ) -> None:
     """Carry out RECIPE on many models, each in a process of its own, verified; children go to DIR.
@@ -110,11 +114,13 @@ def command(
 
     check = Check(checking.provider, checking.inputs, checking.shapes, seed) if checking.verify else None
     limits = Limits(time_limit, memory_limit)
+    began = datetime.now(UTC)
     settings = Settings(check, jobs, limits, force, fresh, allow_refused, engine, scheduler, state)
     try:
         if dry_run:
             report = look(recipe, models, output, settings)
         else:
+            reports.ready()
             with _progress(talk) as watcher:
                 report = run_batch(recipe, models, output, settings, watcher)
     except KeyboardInterrupt:
@@ -122,6 +128,10 @@ def command(
         raise click.exceptions.Exit(130) from None
     if report.left_out:
         talk.note(f"{len(report.left_out)} file(s) in the output folder left out, such as {report.left_out[0]}")
+    if not dry_run:
+        from onnxmorph.report.batch import outcomes_of_batch
+
+        reports.write(outcomes_of_batch(report.to_json()), began)
     document = {key: value for key, value in report.to_json().items() if key != "schema"}
     talk.result(document, lambda: _show(report), short=report.summary())
     if report.exit_code:

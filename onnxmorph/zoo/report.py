@@ -12,7 +12,8 @@ __all__ = ["KIND", "OUTCOMES", "BatchReport", "ModelEntry", "as_html", "as_json"
 
 KIND = "onnxmorph.batch"
 OUTCOMES = ("done", "not-equivalent", "failed", "refused")
-_MARK = "written by onnxmorph batch"
+_MARK = "<!-- onnxmorph batch -->"
+_ANY_MARK = b"<!-- onnxmorph"
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def is_report(name: str, data: bytes) -> bool:
         except ValueError:
             return False
         return isinstance(document, dict) and document.get("kind") == KIND
-    return _MARK.encode() in data[:4096]
+    return _ANY_MARK in data[:64]
 
 
 _HEADINGS = ("model", "outcome", "ratio", "parameters", "bytes", "seconds", "reason")
@@ -230,7 +231,7 @@ def _about(report: BatchReport) -> Iterator[tuple[str, str]]:
 
 def as_markdown(report: BatchReport) -> str:
     """``report.md``: what came of it, reasons by number, a table of models."""
-    lines = ["# Batch", "", f"<!-- {_MARK} -->", "", f"**{report.summary()}**", ""]
+    lines = [_MARK, "", "# Batch", "", f"**{report.summary()}**", ""]
     lines += [f"- {what}: {_md(text)}" for what, text in _about(report)]
     if reasons := _by_reason(report.models):
         lines += ["", "## Why not", "", "| outcome | code | models |", "|---|---|---:|"]
@@ -255,70 +256,8 @@ def _md(text: str) -> str:
     return "".join(f"\\{character}" if character in "\\`*_[]|#!~$" else character for character in text)
 
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8886; --good: #1a7f37; --bad: #cf222e; --odd: #9a6700; }
-@media (prefers-color-scheme: dark) { :root { --good: #3fb950; --bad: #f85149; --odd: #d29922; } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
-td { overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-.scroll { overflow-x: auto; }
-.bar { display: flex; height: .8rem; border-radius: .4rem; overflow: hidden; margin: 1rem 0; }
-.done { color: var(--good); } .not-equivalent, .failed { color: var(--bad); } .refused { color: var(--odd); }
-.bar span { background: currentColor; }
-pre { border: 1px solid var(--line); padding: .8rem; overflow-x: auto; }
-details ul { margin: .3rem 0; padding-left: 1.2rem; }
-"""
-_NUMBERS = ("ratio", "parameters", "bytes", "seconds")
-
-
 def as_html(report: BatchReport) -> str:
     """``report.html``: a page of its own that loads nothing from elsewhere."""
-    h = html.escape
-    counts = report.counts
-    bar = "".join(
-        f'<span class="{outcome}" style="flex:{counts[outcome]}" title="{counts[outcome]} {outcome}"></span>'
-        for outcome in OUTCOMES
-        if counts[outcome]
-    )
-    heads = "".join(f"<th{_kind(name)}>{name}</th>" for name in _HEADINGS)
-    rows = "\n".join(_row(entry) for entry in report.models)
-    about = "".join(f"<li>{h(what)}: {h(text)}</li>" for what, text in _about(report))
-    reasons = "".join(
-        f'<tr><td class="{h(outcome)}">{h(outcome)}</td><td>{h(code)}</td><td class="number">{number}</td></tr>'
-        for outcome, code, number in _by_reason(report.models)
-    )
-    why = (
-        f'<h2>Why not</h2><table><tr><th>outcome</th><th>code</th><th class="number">models</th></tr>{reasons}</table>'
-        if reasons
-        else ""
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en"><!-- {_MARK} --><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>Batch: {h(report.summary())}</title>
-<style>{_STYLE}</style></head><body>
-<h1>Batch</h1><p><strong>{h(report.summary())}</strong></p><div class="bar">{bar}</div><ul>{about}</ul>
-{why}
-<h2>Models</h2><div class="scroll"><table><tr>{heads}</tr>
-{rows}
-</table></div>
-<h2>Recipe</h2><pre>{h(report.recipe_text)}</pre>
-</body></html>
-"""
+    from onnxmorph.report.batch import batch_page
 
-
-def _kind(heading: str) -> str:
-    return ' class="number"' if heading in _NUMBERS else ""
-
-
-def _row(entry: ModelEntry) -> str:
-    cells = []
-    for heading, cell in zip(_HEADINGS, _cells(entry), strict=True):
-        text = html.escape(cell)
-        if heading == "model" and (told := [*entry.plans, *entry.notes]):
-            listed = "".join(f"<li>{html.escape(line)}</li>" for line in told)
-            text = f"<details><summary>{text}</summary><ul>{listed}</ul></details>"
-        kind = f' class="{entry.outcome}"' if heading == "outcome" else _kind(heading)
-        cells.append(f"<td{kind}>{text}</td>")
-    return f"<tr>{''.join(cells)}</tr>"
+    return batch_page(report.to_json())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import click
@@ -52,6 +53,21 @@ def test_json_is_the_report(run: Run, zoo: Zoo, recipe: Path, tmp_path: Path) ->
         "crash": "failed",
         "refuse": "refused",
     }
+
+
+@pytest.mark.usefixtures("faulty")
+def test_what_ci_systems_read(run: Run, zoo: Zoo, recipe: Path, tmp_path: Path) -> None:
+    folder = zoo("good.onnx", "crash.onnx", "wrong.onnx", "refuse.onnx")
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    words = ("batch", recipe, folder, "-o", tmp_path / "out", "--junit", junit, "--summary", summary, "--annotations")
+    ended = run(*words)
+    assert ended.code == 1 and "::error" in ended.err
+    suites = xml.etree.ElementTree.parse(junit).getroot()
+    assert len(suites.findall("testsuite")) == 4
+    assert len(suites.findall(".//failure")) >= 1 and len(suites.findall(".//error")) >= 1
+    assert "wrong.onnx" in summary.read_text()
+    junit.write_text("something of the user's")
+    assert run(*words).code == 2
 
 
 @pytest.mark.usefixtures("faulty")
