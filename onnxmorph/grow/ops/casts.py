@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ from onnxmorph.grow.types import NARROW, torch_type
 Tensor = torch.Tensor
 
 _EIGHT_BIT_FLOATS = frozenset({torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz})
+_OVERFLOW = {
+    torch.float8_e4m3fn: (464.0, False),
+    torch.float8_e4m3fnuz: (248.0, True),
+    torch.float8_e5m2: (61440.0, True),
+    torch.float8_e5m2fnuz: (61440.0, True),
+}
+"""Halfway to what would be the next number, and whether that rounds up."""
 _SMALL = {
     ir.DataType.INT4: (4, True),
     ir.DataType.UINT4: (4, False),
@@ -41,16 +49,13 @@ def _cast(call: Call, x: Tensor, target: torch.dtype, *, saturate: bool) -> Tens
 
 def eight_bits(x: Tensor, target: torch.dtype, *, saturate: bool) -> Tensor:
     largest = torch.finfo(target).max
-    infinite = x.isinf()
     if saturate:
         x = torch.where(x.isnan(), x, x.clamp(-largest, largest))
         return x.to(target)
-    rounded = x.clamp(-2 * largest, 2 * largest).to(target).float()
-    over = (rounded.abs() > largest) | rounded.isnan() | infinite
-    outside = (
-        torch.full_like(x, float("inf")) * x.sign() if target == torch.float8_e5m2 else torch.full_like(x, float("nan"))
-    )
-    return torch.where(over, outside, x).to(target)
+    bound, tie_overflows = _OVERFLOW[target]
+    over = x.abs() >= bound if tie_overflows else x.abs() > bound
+    lost = x.sign() * math.inf if target == torch.float8_e5m2 else torch.full_like(x, math.nan)
+    return torch.where(over, lost, x.clamp(-largest, largest)).to(target)
 
 
 def _small(x: Tensor, to: ir.DataType) -> Tensor:
