@@ -15,7 +15,7 @@ __all__ = ["Outcome", "Verdict", "exit_code", "of_certificate", "of_error", "rea
 
 Verdict = Literal["equivalent", "not equivalent", "refused", "failed", "skipped"]
 
-_EXIT_CODES: dict[Verdict, int] = {"equivalent": 0, "skipped": 0, "not equivalent": 1, "refused": 3, "failed": 4}
+_EXIT_CODES: dict[Verdict, int] = {"equivalent": 0, "not equivalent": 1, "refused": 3, "failed": 4, "skipped": 0}
 _WORST_FIRST = (1, 4, 2, 3)
 
 
