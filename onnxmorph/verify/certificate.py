@@ -92,6 +92,7 @@ class Certificate:
         precision: ``"as stored"`` or ``"float32 upcast"``.
         settings: How the provider was set up: TF32, determinism, optimisations, and the nodes it left to another.
         also: The same verification on other providers, where that was asked for; their failures are among these.
+        static: What was proved by algebra: of how many values, the largest residual, what rounding explains of it.
         first_difference: The first value, in the order of the child, that differs, with the node that computes it.
         failing_inputs: The first set of inputs on which the models differ, by name; not part of the document.
     """
@@ -118,6 +119,7 @@ class Certificate:
     seconds: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     also: list[Certificate] = field(default_factory=list)
+    static: dict[str, Any] | None = None
     first_difference: dict[str, Any] | None = None
     failing_inputs: dict[str, Any] | None = None
 
@@ -146,6 +148,7 @@ class Certificate:
             "limit": self.limit,
             "outputs": [comparison.to_json() for comparison in self.outputs],
             "inner": [comparison.to_json() for comparison in self.inner],
+            "static": self.static,
             "detectable_fault": self.detectable_fault,
             "faults": self.faults,
             "first_difference": self.first_difference,
@@ -179,6 +182,12 @@ class Certificate:
             lines.append(f"compared {len(self.outputs)} output(s) and {len(self.inner)} inner value(s)")
         if self.detectable_fault is not None:
             lines.append(f"a planted fault of {self.detectable_fault:.0%} of one weight's spread was seen")
+        if self.static is not None and self.static["proved"]:
+            found = self.static
+            lines.append(
+                f"by algebra {found['proved']} of {found['of']} changed value(s) are the parent's: residual "
+                f"{found['residual']:.2g}, of which rounding explains {found['rounding_bound']:.2g}"
+            )
         lines += _reached(self.coverage)
         lines += [f"failure: {failure}" for failure in self.failures]
         if self.first_difference is not None:

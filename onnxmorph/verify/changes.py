@@ -29,6 +29,7 @@ class Changes:
 
     Attributes:
         frontier: Names of inner values, upstream first in the child, that both have and that are defined differently.
+        outputs: Names of graph outputs that are defined differently.
         tensors: Values of the child that carry constants the parent does not have (new or changed weights).
         region: Names of the parent's weights where it differs from the child, or next upstream of there.
         at_inputs: Some of what changed has no weights upstream of it: it works on the graph inputs themselves.
@@ -37,6 +38,7 @@ class Changes:
     """
 
     frontier: list[str]
+    outputs: list[str]
     tensors: list[ir.Value]
     region: set[str]
     replaced: set[str]
@@ -279,6 +281,7 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
     }
     ends = {value.name for value in child.graph.outputs}
     frontier: list[str] = []
+    changed_ends: list[str] = []
     parents_nodes: list[ir.Node] = []
     for node in child.graph:
         for index, output in enumerate(node.outputs):
@@ -290,8 +293,7 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
                 continue
             if old_output.index() != index or not comparison.same_node(old_node, node):
                 parents_nodes.append(old_node)
-                if output.name not in ends:
-                    frontier.append(output.name)
+                (changed_ends if output.name in ends else frontier).append(output.name)
     kept = {output.name for node in child.graph for output in node.outputs}
     renamed = [node for node in parent.graph if not any(output.name in kept for output in node.outputs)]
     twin = twins(parent, child) if renamed else {}
@@ -302,4 +304,4 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
     replaced = {str(value.name) for value in comparison.changed_tensors(0)}
     region |= replaced
     changed = comparison.changed_tensors(1)
-    return Changes(frontier, changed, region, replaced, at_inputs, comparison.changed_rows(changed))
+    return Changes(frontier, changed_ends, changed, region, replaced, at_inputs, comparison.changed_rows(changed))

@@ -81,11 +81,11 @@ def _sees(faulty: Runnable, reference: Reference, certificate: Certificate, tole
         if name not in judged or name not in reference.values:
             continue
         measured = reference.measure(name, array)
-        tolerance, before = tolerances.of(name), reference.values[name]
-        if not tolerances or (tolerance is None and name in outputs) or measured.reason is not None:
-            if measured.worst() > certificate.limit:
-                return True
-        elif name in outputs and tolerance is not None and before is not None and array is not None:
-            if tolerance.excess(before, array) > 1:
-                return True
+        tolerance, before = tolerances.of(name) if name in outputs else None, reference.values[name]
+        if tolerance is not None and measured.reason is None and before is not None and array is not None:
+            seen = tolerance.excess(before, array) > 1
+        else:
+            seen = measured.worst() > certificate.limit and (not tolerances or name in outputs)
+        if seen:
+            return True
     return False

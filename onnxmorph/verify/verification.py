@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -12,12 +12,13 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import RuntimeFailure, SelectionError
 from onnxmorph.verify.certificate import Certificate
 from onnxmorph.verify.changes import Changes, changes
+from onnxmorph.verify.compare import unit_rounding
 from onnxmorph.verify.discontinuity import jumping
 from onnxmorph.verify.faults import nearest_values, sample
 from onnxmorph.verify.feeds import Assignment, Feeds, InputSet
 from onnxmorph.verify.inputs import InputPlan
 from onnxmorph.verify.locate import common_values, describe_value, first_apart
-from onnxmorph.verify.noise import moved_inputs, moved_tensors, tensors
+from onnxmorph.verify.noise import movable, moved_inputs, moved_tensors, tensors
 from onnxmorph.verify.reach import reach
 from onnxmorph.verify.real_data import samples
 from onnxmorph.verify.reference import Reference
@@ -47,6 +48,7 @@ _LARGE_BYTES = 1 << 29
 _GROUP_BYTES = 48 << 20
 _PROBED_VALUES = 16
 _SECONDS_TO_LOCATE = 10.0
+_STATIC_MARGIN = 2.0
 
 
 class ChildFailure(RuntimeFailure):
@@ -201,6 +203,8 @@ class Verification:
         if certificate.failures:
             self._locate()
         certificate.warnings += self.watch.warnings()
+        if not certificate.failures:
+            self._prove()
         if self.request.faults and not certificate.failures:
             plant_faults(
                 certificate,
@@ -239,6 +243,55 @@ class Verification:
             )
         kind = "output" if found is None or found in self.stage.outputs else "inner value"
         certificate.first_difference = describe_value(self.child, found or outputs[0], kind)
+
+    def _prove(self) -> None:
+        """Compares by algebra what can be, resting on values that the runs have shown to agree."""
+        from onnxmorph.verify.static_proof import prove
+
+        changed = [*self.changes.frontier, *self.changes.outputs]
+        if not changed or not self.references:
+            return
+        shapes = {
+            name: array.shape
+            for reference in self.references[:1]
+            for name, array in [*reference.values.items(), *reference.feeds.items()]
+            if isinstance(array, np.ndarray)
+        }
+        agree = {
+            leaf.name
+            for leaf in [*self.certificate.outputs, *self.certificate.inner]
+            if leaf.status != "nondeterministic"
+        }
+        resized = self._resized(agree)
+        trusted = set(common_values(self.parent, self.child)) - resized
+        unit = max((unit_rounding(np.dtype(dtype.numpy())) for dtype in self._float_types()), default=2.0**-24)
+        values = [name for name in changed if name in agree and name not in resized]
+        certificate = self.certificate
+        certificate.static = prove(self.parent, self.child, values, trusted, shapes, unit=unit)
+        for entry in certificate.static["values"]:
+            if entry.get("residual", 0.0) > _STATIC_MARGIN * entry.get("rounding_bound", 0.0):
+                certificate.warnings.append(
+                    f"the new weights in front of {entry['value']!r} compose to something else than the parent's: off "
+                    f"by {entry['residual']:.2g} of its largest, where rounding explains {entry['rounding_bound']:.2g}"
+                )
+
+    def _float_types(self) -> set[ir.DataType]:
+        """Types of the weights of both models."""
+        return {
+            tensor.dtype
+            for model in (self.parent, self.child)
+            for value, tensor in tensors(model).items()
+            if movable(value, tensor)
+        }
+
+    def _resized(self, agree: Collection[str]) -> set[str]:
+        """Names of values that mean something else in the child, or may: those on the frontier that could not be
+        compared, and what follows from them."""
+        resized = {name for name in self.changes.frontier if name not in agree}
+        for node in self.child.graph:
+            if any(value is not None and value.name in resized for value in node.inputs):
+                resized.update(str(output.name) for output in node.outputs if output.name not in agree)
+        return resized
 
     def _run_set(self, item: InputSet, groups: Sequence[list[str]], run: int, *, repeat: bool) -> bool:
         """Both models on one set of inputs.

@@ -113,7 +113,7 @@ def test_only_certificates_are_overwritten(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["c.json"]
 
 
-# -- the schema -----------------------------------------------------------------------------------------------------------
+# -- the schema -------------------------------------------------------------------------------------------------------
 
 
 def schema() -> Any:

@@ -69,7 +69,7 @@ def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
         feeds_of(tmp_path)
 
 
-# -- scripts ------------------------------------------------------------------------------------------------------------
+# -- scripts ----------------------------------------------------------------------------------------------------------
 
 
 def script(folder: Path, body: str) -> Path:
@@ -129,7 +129,7 @@ def inputs(signature, seed):
     assert certificate.equivalent and any("portions" in warning for warning in certificate.warnings)
 
 
-# -- pictures -----------------------------------------------------------------------------------------------------------
+# -- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def test_pictures_take_the_layout_and_size_the_model_declares(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_pictures_for_a_model_that_takes_none(tmp_path: Path) -> None:
         feeds_of(tmp_path / "grey.png", PICTURES)
 
 
-# -- failing inputs -----------------------------------------------------------------------------------------------------
+# -- failing inputs ---------------------------------------------------------------------------------------------------
 
 
 def test_failing_inputs_are_written_and_show_the_difference_again(tmp_path: Path) -> None:
