@@ -27,6 +27,7 @@ class Mode:
         batch_statistics: Batch norms take the statistics of the batch, and the stored ones follow.
         device: Where the weights are.
         wide: 16-bit floating-point types are computed in float32.
+        followed: Identities of the running statistics that may follow the batches.
         weights: Stored tensors by key, set anew for each run.
     """
 
@@ -34,6 +35,7 @@ class Mode:
     batch_statistics: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wide: bool = False
+    followed: frozenset[int] = frozenset()
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 

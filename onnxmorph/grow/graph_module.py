@@ -218,6 +218,7 @@ class GraphModule(torch.nn.Module):
         mode = self._mode
         mode.training = self.training
         mode.batch_statistics = self.training and self.batch_statistics
+        mode.followed = frozenset(id(buffer) for buffer in self._buffers.values())
         weights: dict[str, Any] = {**self._buffers, **self._parameters}
         first = next(iter(weights.values()), None)
         if isinstance(first, Tensor):

@@ -76,6 +76,7 @@ _LARGEST = 1e4
 """Numbers beyond this in an added constant make it a mask."""
 _GROWN = re.compile(r"\.a(_\d+)?$")
 """Names that morphs give the parameter of a parametric activation."""
+_STATISTICS = frozenset({"running_mean", "running_var"})
 _PRIORITY = ("running_mean", "running_var", "a", "slope", "kernel", "recurrent", "norm_scale", "norm_bias")
 
 
@@ -93,6 +94,8 @@ class _Reading:
         """Values computed from nothing but stored tensors."""
         self.learned: set[ir.Value] = set()
         """Values that a trained tensor has had a part in."""
+        self.given_to: dict[ir.Value, list[ir.Value]] = {}
+        """What calls of a function give to each of its inputs."""
         self.found: dict[Site, set[str]] = {}
         self.normalised: set[ir.Value] = set()
         """Results of multiplying by the scale of a normalisation, which its bias is added to."""
@@ -101,15 +104,27 @@ class _Reading:
         for function in self.model.functions.values():
             self.learned.update(function.inputs)
         for _, node in nodes(self.model):
+            function_called = self.model.functions.get(node.op_identifier())
+            if function_called is not None:
+                for formal, given in zip(function_called.inputs, node.inputs, strict=False):
+                    if given is not None:
+                        self.given_to.setdefault(formal, []).append(given)
+        for _, node in nodes(self.model):
             self._visit(node)
         out = {}
         for site in self.sites.values():
             kinds = self.found.get(site, set())
+            if kinds & _STATISTICS and kinds - _STATISTICS:
+                kinds = set()  # statistics that are a weight too, such as one vector of zeros: neither may move
             out[site.key] = next((kind for kind in _PRIORITY if kind in kinds), min(kinds, default="constant"))
         return out
 
     def _is_fixed(self, value: ir.Value | None) -> bool:
-        return value is not None and (value in self.fixed or stored(value) is not None)
+        if value is None:
+            return False
+        if value in self.given_to:
+            return all(self._is_fixed(given) for given in self.given_to[value])
+        return value in self.fixed or stored(value) is not None
 
     def _visit(self, node: ir.Node) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -155,6 +170,7 @@ class _Reading:
             if here in self.sites:
                 yield self.sites[here]
                 continue
+            waiting.extend(self.given_to.get(here, ()))
             node = here.producer()
             if node is None or node.op_type in ("DequantizeLinear", "Shape", "Size", "ConstantOfShape", "Constant"):
                 continue
@@ -174,13 +190,10 @@ class _Reading:
         for value in operands:
             rest = [other for other in operands if other is not value]
             for site in self._sources(value, _PASSING):
-                if self._is_parameter_of_mix(node, site):
-                    role: str | None = "a"
-                elif not any(other in self.learned for other in rest):
-                    role = None
-                else:
-                    role = self._role_beside(node, site, others)
-                if role is not None:
+                role = "a" if self._is_parameter_of_mix(node, site) else self._role_beside(node, site, others)
+                # What meets only the inputs is a preparation of them, unless it belongs to a normalisation.
+                counts = role in ("a", "norm_scale", "norm_bias") or any(other in self.learned for other in rest)
+                if role is not None and counts:
                     self.found.setdefault(site, set()).add(role)
                     gave = True
                     if role == "norm_scale":

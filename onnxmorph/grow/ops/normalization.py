@@ -25,28 +25,21 @@ def batch_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean
     variance.
     """
     momentum, epsilon = call.floating("momentum", 0.9), call.floating("epsilon", 1e-5)
-    asked = call.flag("training_mode") if call.version >= 14 else call.version < 7 and not call.flag("is_test")
-    if not (call.mode.batch_statistics or (asked and call.outputs > 1)):
-        return F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon)
+    asked = call.flag("training_mode") if call.version >= 14 else call.outputs > 1
+    follows = call.mode.batch_statistics and {id(mean), id(var)} <= call.mode.followed
     numbers = x.numel() // max(1, x.shape[1])
-    if call.mode.batch_statistics and not asked:
-        if numbers <= 1:  # one number has no variance: nothing to learn from
-            return F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon)
-        # With a momentum of one the running statistics are the batch's; the variance is torch's, over n - 1.
-        batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
-        y = F.batch_norm(x, batch_mean, batch_var, scale, bias, True, 1.0, epsilon)
-        mean.lerp_(batch_mean, 1.0 - momentum)
-        var.lerp_(batch_var * ((numbers - 1) / numbers), 1.0 - momentum)
-        return y
-    y = F.batch_norm(x, None, None, scale, bias, True, 0.0, epsilon)
-    axes = [axis for axis in range(x.dim()) if axis != 1]
+    if not asked and (not follows or numbers <= 1):  # one number has no variance: nothing to learn from
+        return F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon)
+    # With a momentum of one the running statistics are the batch's; the variance is torch's, over n - 1.
+    batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
+    y = F.batch_norm(x, batch_mean, batch_var, scale, bias, True, 1.0, epsilon)
     with torch.no_grad():
-        running_mean = mean * momentum + x.mean(axes).to(mean.dtype) * (1.0 - momentum)
-        running_var = var * momentum + x.var(axes, correction=0).to(var.dtype) * (1.0 - momentum)
-        if call.mode.batch_statistics:
-            mean.copy_(running_mean)
-            var.copy_(running_var)
-    return y, running_mean, running_var
+        population = batch_var * ((numbers - 1) / numbers)
+        if follows:
+            mean.lerp_(batch_mean, 1.0 - momentum)
+            var.lerp_(population, 1.0 - momentum)
+            return (y, mean.clone(), var.clone()) if asked else y
+        return y, torch.lerp(mean, batch_mean, 1.0 - momentum), torch.lerp(var, population, 1.0 - momentum)
 
 
 @operator("InstanceNormalization")
