@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from onnxmorph.diff import Picture
 from onnxmorph.report.page import Html, escaped
@@ -10,13 +10,39 @@ from onnxmorph.report.page import Html, escaped
 __all__ = ["draw", "parts"]
 
 _WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 200.0, 40.0, 24.0, 34.0, 14.0
-_ASIDE = 14.0
+_ASIDE = 10.0
 _SWEEPS = 4
+_MOST_LAYERS = 14
 _LETTERS = 28
 
 
 def parts(picture: Picture) -> Iterator[Picture]:
-    """What hangs together, each by itself and in the order of its first node: far less wide than all side by side."""
+    """Pictures that can be read, in order: what hangs together by itself, and of that strips of some fifteen layers.
+
+    Every edge is in one of them: a strip begins with the nodes of earlier ones that it reads, once more.
+    """
+    for whole in _connected(picture):
+        yield from _strips(whole)
+
+
+def _strips(picture: Picture) -> Iterator[Picture]:
+    rows = _layers(picture)
+    if len(rows) <= _MOST_LAYERS + _MOST_LAYERS // 4:
+        yield picture
+        return
+    for start in range(0, len(rows), _MOST_LAYERS):
+        own = {node for row in rows[start : start + _MOST_LAYERS] for node in row}
+        edges = [edge for edge in picture.edges if edge[1] in own]
+        yield _only(picture, sorted(own | {one for one, _, _ in edges}), edges)
+
+
+def _only(picture: Picture, nodes: Sequence[int], edges: Iterable[tuple[int, int, str]]) -> Picture:
+    place = {node: number for number, node in enumerate(nodes)}
+    kept = tuple((place[one], place[two], name) for one, two, name in edges)
+    return Picture(tuple(picture.nodes[node] for node in nodes), kept, 0)
+
+
+def _connected(picture: Picture) -> Iterator[Picture]:
     group = list(range(len(picture.nodes)))
 
     def root(node: int) -> int:
@@ -32,9 +58,8 @@ def parts(picture: Picture) -> Iterator[Picture]:
     for node in range(len(picture.nodes)):
         members.setdefault(root(node), []).append(node)
     for nodes in members.values():
-        place = {node: number for number, node in enumerate(nodes)}
-        edges = tuple((place[one], place[two], name) for one, two, name in picture.edges if one in place)
-        yield Picture(tuple(picture.nodes[node] for node in nodes), edges, 0)
+        inside = set(nodes)
+        yield _only(picture, nodes, [edge for edge in picture.edges if edge[0] in inside])
 
 
 def draw(picture: Picture) -> Html:

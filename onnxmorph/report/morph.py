@@ -127,7 +127,11 @@ def _picture(side: Picture, name: str) -> Html:
     if not side.nodes:
         nothing = "nothing was here" if name == "Before" else "nothing is left here"
         return element("p", nothing, class_="soft")
-    drawn = element("div", joined(draw(part) for part in parts(side)), class_="picture", tabindex="0", role="group")
+    strips = list(parts(side))
+    drawn = element("div", joined(draw(strip) for strip in strips), class_="picture", tabindex="0", role="group")
+    if sum(len(strip.nodes) for strip in strips) > len(side.nodes):
+        cut = "Long ways are cut; each piece begins with the nodes before it that it reads."
+        drawn = joined([drawn, element("p", cut, class_="soft")])
     if not side.left_out:
         return drawn
     return joined([drawn, element("p", f"{side.left_out} more changed nodes are not drawn.", class_="soft")])
