@@ -39,7 +39,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.sweep_report import OUTCOMES, SOURCES, report  # noqa: E402
+from benchmarks.trials import Bench, complaint  # noqa: E402
 from benchmarks.variants import MORPHS  # noqa: E402
 
 if TYPE_CHECKING:
@@ -60,9 +61,6 @@ NOT_CONSTANT = frozenset(("unsupported-op", "weight-not-constant", "weight-is-fu
 
 WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
 """What is started for each batch of models: this script, which then reads its settings from stdin."""
-
-CHECKED_UP_TO = 32 << 20
-"""Children of models beyond this size are not put through the ONNX checker, which wants them in one piece."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,8 @@ class Settings:
     targets: list[dict[str, str]] = field(default_factory=list)
     skip: int = 0
     """Trials of the first target that are over already."""
+    alone: list[str] = field(default_factory=list)
+    """Variants of which the first target's layers are tried one by one, since together they killed their worker."""
 
 
 # ---- the worker: one process, some models ---------------------------------------------------------------------------
@@ -94,10 +94,10 @@ class Settings:
 
 def work(settings: Settings, say: Callable[[Mapping[str, Any]], None]) -> None:
     """Run all trials of all targets, telling each before it begins and when it is over."""
-    skip = settings.skip
+    skip, alone = settings.skip, settings.alone
     for target in settings.targets:
-        _sweep_model(Target(**target), settings, skip, say)
-        skip = 0
+        _sweep_model(Target(**target), settings, skip, alone, say)
+        skip, alone = 0, []
 
 
 def _load(target: Target) -> ir.Model:
@@ -113,7 +113,9 @@ def _load(target: Target) -> ir.Model:
         return files.load(path)
 
 
-def _sweep_model(target: Target, settings: Settings, skip: int, say: Callable[[Mapping[str, Any]], None]) -> None:
+def _sweep_model(
+    target: Target, settings: Settings, skip: int, alone: Sequence[str], say: Callable[[Mapping[str, Any]], None]
+) -> None:
     from onnxmorph import model as files
     from onnxmorph.errors import OnnxMorphError
     from onnxmorph.graph.layers import layers
@@ -131,30 +133,47 @@ def _sweep_model(target: Target, settings: Settings, skip: int, say: Callable[[M
         say({"event": "result", **base, "outcome": "crash", "reason": traceback.format_exc()})
         return
     before = files.content_hash(model)
-    parent_passes = _checked(model) == ""
-    trials = [(layer, variant) for layer in _sample(found, settings.layers) for variant in settings.variants]
+    parent_passes = complaint(model) == ""
+    trials = list(_trials(_sample(found, settings.layers), settings, alone))
     say({"event": "layers", **base, "layers": len(found), "trials": len(trials)})
-    seen: set[int] = set()
-    for layer, variant in trials[skip:]:
+    bench = Bench(model, settings, check=parent_passes)
+    for layers_of_trial, variant in trials[skip:]:
         start = time.perf_counter()
-        about = {
-            **base,
-            "layer": layer.index,
-            "name": layer.name,
-            "op": layer.op,
-            "variant": variant,
-            "dtype": layer.dtype.name,
-            "counts": layer.dtype.name in FLOATS and getattr(layer.blocked, "code", "") not in NOT_CONSTANT,
-        }
-        say({"event": "begin", **about})
-        # Whether faults are seen is a question of where a layer lies: the first child of each answers it.
-        faults = settings.faults and layer.index not in seen
-        result = _trial(model, layer, variant, settings, check=parent_passes, faults=faults)
-        if result["outcome"] == "done":
-            seen.add(layer.index)
-        say({"event": "result", **about, **result, "seconds": round(time.perf_counter() - start, 3)})
+        about = [
+            {
+                **base,
+                "layer": layer.index,
+                "name": layer.name,
+                "op": layer.op,
+                "variant": variant,
+                "dtype": layer.dtype.name,
+                "counts": layer.dtype.name in FLOATS and getattr(layer.blocked, "code", "") not in NOT_CONSTANT,
+            }
+            for layer in layers_of_trial
+        ]
+        say({"event": "begin", **about[0], "together": len(about)})
+        found_out = bench.try_out(layers_of_trial, variant, alive=lambda: say({"event": "alive"}))
+        seconds = round((time.perf_counter() - start) / len(about), 3)
+        results = [{**one, **result, "seconds": seconds} for one, result in zip(about, found_out, strict=True)]
+        say({"event": "results", "results": results})
     if files.content_hash(model) != before:
         say({"event": "result", **base, "outcome": "wrong", "reason": "the parent was changed by its morphs"})
+
+
+def _trials(
+    found: Sequence[LinearLayer], settings: Settings, alone: Sequence[str]
+) -> Iterator[tuple[list[LinearLayer], str]]:
+    """Which layers are tried out together by which variant; the model's own order where they are tried one by one."""
+    if not found:
+        return
+    if not MORPHS[settings.morph].together:
+        yield from (([layer], variant) for layer in found for variant in settings.variants)
+        return
+    for variant in settings.variants:
+        if variant in alone:
+            yield from (([layer], variant) for layer in found)
+        else:
+            yield list(found), variant
 
 
 def _sample(found: Sequence[LinearLayer], most: int) -> list[LinearLayer]:
@@ -162,90 +181,6 @@ def _sample(found: Sequence[LinearLayer], most: int) -> list[LinearLayer]:
     if not most or len(found) <= most:
         return list(found)
     return [found[round(i * (len(found) - 1) / max(1, most - 1))] for i in range(most)]
-
-
-def _trial(
-    model: ir.Model, layer: LinearLayer, variant: str, settings: Settings, *, check: bool, faults: bool
-) -> dict[str, Any]:
-    """One layer, one variant, from plan to certificate."""
-    from onnxmorph.errors import Refusal, RuntimeFailure, SelectionError
-    from onnxmorph.verify import verify
-
-    try:
-        child = MORPHS[settings.morph].grow(model, layer, variant)
-        said = "; ".join(plan.describe() for plan in child.plans)
-    except (Refusal, SelectionError) as refusal:
-        return {
-            "outcome": "refused",
-            "code": getattr(refusal, "code", "selection"),
-            "reason": getattr(refusal, "reason", str(refusal)),
-            "way_out": getattr(refusal, "way_out", None),
-        }
-    except Exception:
-        return {"outcome": "crash", "reason": traceback.format_exc()}
-    made = {
-        "plan": said,
-        "method": str(child.plans[-1].record().get("method", variant)),
-        "residual": float(child.residual),
-        "occupancy": min((factor.occupancy for factor in child.factors), default=None),
-        "scale_ratios": [round(float(factor.scale_ratio), 4) for factor in child.factors],
-        "notes": list(child.notes),
-        "size": [_size(model), _size(child.model)],
-    }
-    if check and (fault := _checked(child.model)):
-        return {**made, "outcome": "wrong", "code": "checker", "reason": f"the ONNX checker: {fault}"}
-    # ONNX Runtime gives no values from inside a body, so only the border in the main graph can be looked at.
-    computed = {value.name for node in model.graph for value in node.outputs}
-    computed &= {value.name for node in child.model.graph for value in node.outputs}
-    try:
-        certificate = verify(
-            model,
-            child.model,
-            provider=settings.provider,  # type: ignore[arg-type]
-            frontier=[(name, name) for name in child.frontier if name in computed],
-            time_budget=settings.budget,
-            faults=faults,
-        )
-    except RuntimeFailure as failure:
-        return {**made, "outcome": "unverifiable", "code": "runtime", "reason": str(failure)}
-    except Exception:
-        return {**made, "outcome": "crash", "reason": traceback.format_exc()}
-    if not layer.scope and (lost := [name for name in child.frontier if name not in computed]):
-        made["frontier_lost"] = lost
-    compared = [*certificate.outputs, *certificate.inner]
-    made |= {
-        "provider": certificate.provider,
-        "ratio": max((float(c.ratio) for c in compared), default=0.0),
-        "max_abs": max((float(c.max_abs) for c in compared), default=0.0),
-        "inputs": certificate.inputs,
-        "detectable_fault": certificate.detectable_fault,
-    }
-    if not certificate.equivalent:
-        return {**made, "outcome": "wrong", "code": "differs", "reason": "; ".join(certificate.failures)}
-    if certificate.faults and not any(fault["seen"] for fault in certificate.faults):
-        return {**made, "outcome": "blind", "code": "blind", "reason": "; ".join(certificate.warnings)}
-    return {**made, "outcome": "done"}
-
-
-def _size(model: ir.Model) -> int:
-    """Floating-point numbers that the main graph stores."""
-    stored = [value.const_value for value in model.graph.initializers.values()]
-    stored += [node.attributes["value"].value for node in model.graph if "value" in node.attributes]
-    return sum(tensor.size for tensor in stored if tensor is not None and tensor.dtype.is_floating_point())
-
-
-def _checked(model: ir.Model) -> str:
-    """What the ONNX checker, with strict shape inference, has against a model; empty when nothing."""
-    import onnx
-    import onnx_ir
-
-    if sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value) > CHECKED_UP_TO:
-        return ""
-    try:
-        onnx.checker.check_model(onnx_ir.to_proto(model), full_check=True)
-    except Exception as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ""
 
 
 # ---- the overseer: processes, clocks and what came out --------------------------------------------------------------
@@ -257,14 +192,20 @@ def oversee(
     """Run workers over the targets one after the other, restarting behind whatever kills one."""
     rest = list(targets)
     skip = 0
+    alone: list[str] = []
     while rest:
         progress = _Progress(skip=skip)
-        yield from _one_worker(settings, rest, layer_time, progress)
+        yield from _one_worker(replace(settings, alone=alone), rest, layer_time, progress)
         if progress.finished:
             return
         # The worker died or was killed: the trial it was in is lost, or the whole model where it was loading it.
+        if progress.models > 1:
+            alone = []
         rest = rest[max(0, progress.models - 1) :]
         target = rest[0]
+        if progress.current.pop("together", 1) > 1:
+            alone, skip = [*alone, str(progress.current["variant"])], progress.trials
+            continue
         lost = {"source": target.source, "model": target.name, **progress.current}
         lost["outcome"], lost["reason"] = progress.verdict, progress.reason
         note(f"{target.name}: {progress.verdict} ({progress.reason})")
@@ -272,7 +213,7 @@ def oversee(
         if progress.current:
             skip = progress.trials + 1
         else:
-            rest, skip = rest[1:], 0
+            rest, skip, alone = rest[1:], 0, []
 
 
 @dataclass
@@ -331,6 +272,10 @@ def _one_worker(
                 progress.trials += bool(progress.current)
                 progress.current = {}
                 yield event
+            elif kind == "results":
+                progress.trials += 1
+                progress.current = {}
+                yield from event["results"]
         worker.wait()
         progress.finished = worker.returncode == 0
         progress.reason = f"the process ended with status {worker.returncode}: {' | '.join(complaints)[-300:]}"

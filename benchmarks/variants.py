@@ -6,8 +6,8 @@ morph and does not mind the size: half as wide again, or, where the axis only ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from onnxmorph.errors import Refusal
     from onnxmorph.graph.layers import LinearLayer
-    from onnxmorph.plan import Child
+    from onnxmorph.plan import Child, Plan
 
 __all__ = ["MORPHS", "Morph", "title"]
 
-Grow = Callable[["ir.Model", "LinearLayer", str], "Child"]
+Make = Callable[["ir.Model", "LinearLayer", str], "list[Plan]"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,19 @@ class Morph:
     Attributes:
         variants: What it can do to a layer, by name.
         default: Those it does unless told otherwise.
-        grow: The child of a layer by a variant; raises `Refusal`.
+        plan: Plans for a layer by a variant; raises `Refusal`.
+        back: For some variants, what takes a child of layers back again; gives what is refused, by layer.
+        together: Whether layers of one variant are tried in one child, and one by one only where that is not right.
         aims: Share of float layers with constant weights that should be done, by the first word of the variants: a
             layer counts as done by `widen` where any variant of it was.
     """
 
     variants: tuple[str, ...]
     default: tuple[str, ...]
-    grow: Grow
-    aims: Mapping[str, float]
+    plan: Make
+    back: Callable[[Child, Sequence[LinearLayer], str], tuple[Child, dict[int, Refusal]]] | None = None
+    together: bool = False
+    aims: Mapping[str, float] = field(default_factory=dict)
 
 
 def title(variants: tuple[str, ...] | list[str]) -> str:
@@ -45,10 +49,10 @@ def title(variants: tuple[str, ...] | list[str]) -> str:
     return f" ({', '.join(variants)})" if len(variants) <= 5 else ""
 
 
-def _deepen(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
+def _deepen(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     from onnxmorph.morphs import plan_deepen
 
-    return plan_deepen(model, layer, method=variant).apply(model)
+    return [plan_deepen(model, layer, method=variant)]
 
 
 # ---- widths ---------------------------------------------------------------------------------------------------------
@@ -57,7 +61,7 @@ _FACTORS = (1.5, 2)
 """Widths tried, in this order: copies of a normalised axis want whole multiples."""
 
 
-def _widen(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
+def _widen(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     from onnxmorph.errors import Refusal
     from onnxmorph.morphs import plan_widen
 
@@ -65,35 +69,30 @@ def _widen(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
     refusals: list[Refusal] = []
     for factor in _FACTORS:
         try:
-            return plan_widen(model, layer, by=factor, fill=fill).apply(model)
+            return [plan_widen(model, layer, by=factor, fill=fill)]
         except Refusal as refusal:
             refusals.append(refusal)
     raise refusals[0]
 
 
-def _shrink(model: ir.Model, layer: LinearLayer, _variant: str) -> Child:
-    """Widened, then shrunk to what it was; channels that hold a mean cannot go, copies can."""
+def _widen_to_shrink(model: ir.Model, layer: LinearLayer, _variant: str) -> list[Plan]:
+    """By copies where the axis is normalised: channels that hold a mean cannot go again, copies can."""
     from onnxmorph.errors import Refusal
-    from onnxmorph.morphs import plan_shrink
-    from onnxmorph.morphs.target import layer_by_key
 
-    wide = _widen(model, layer, "")
     try:
-        narrow = plan_shrink(wide.model, layer_by_key(wide.model, layer.key), to=layer.out_channels)
+        return _widen(model, layer, "zero-out")
     except Refusal:
-        wide = _widen(model, layer, "replicate")
-        narrow = plan_shrink(wide.model, layer_by_key(wide.model, layer.key), to=layer.out_channels)
-    return wide.then(narrow.apply(wide.model))
+        return _widen(model, layer, "replicate")
 
 
 # ---- kernels and subnets --------------------------------------------------------------------------------------------
 
 
-def _kernel(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
+def _kernel(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     from onnxmorph.morphs import plan_kernel
 
     more = {"+2": 2, "+1": 1}[variant]
-    return plan_kernel(model, layer, to=tuple(size + more for size in layer.kernel) or 3).apply(model)
+    return [plan_kernel(model, layer, to=tuple(size + more for size in layer.kernel) or 3)]
 
 
 _TEMPLATES = {
@@ -104,12 +103,12 @@ _TEMPLATES = {
 """Templates by variant, for a layer of kernel k and n outputs."""
 
 
-def _subnet(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
+def _subnet(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     from onnxmorph.morphs import plan_subnet
 
     size = "x".join(map(str, layer.kernel)) or "1"
     template = _TEMPLATES[variant].format(k=size, n=layer.out_channels)
-    return plan_subnet(model, layer, template=template).apply(model)
+    return [plan_subnet(model, layer, template=template)]
 
 
 # ---- wiring ---------------------------------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ _SOURCES = 12
 """Earlier layers tried as where a skip begins."""
 
 
-def _skip(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
+def _skip(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     """From the nearest earlier layer that it can come from, the direct predecessor last."""
     from onnxmorph.errors import Refusal
     from onnxmorph.graph.layers import layers
@@ -127,7 +126,7 @@ def _skip(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
     refusal: Refusal | None = None
     for source in _earlier(layers(model), layer):
         try:
-            return plan_skip(model, source=source, target=layer, mode=variant).apply(model)
+            return [plan_skip(model, source=source, target=layer, mode=variant)]
         except Refusal as one:
             # What is said of the target itself says more than what is said of one pair.
             refusal = one if refusal is None or one.code == refusal.code else refusal
@@ -140,18 +139,17 @@ def _earlier(found: list[LinearLayer], layer: LinearLayer) -> Iterator[LinearLay
     yield from [*before[1:_SOURCES], *before[:1]]
 
 
-def _duplicate(model: ir.Model, layer: LinearLayer, _variant: str) -> Child:
+def _duplicate(model: ir.Model, layer: LinearLayer, _variant: str) -> list[Plan]:
     from onnxmorph.morphs import plan_duplicate
 
-    return plan_duplicate(model, layer).apply(model)
+    return [plan_duplicate(model, layer)]
 
 
-def _activate(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
+def _activate(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     from onnxmorph.morphs import plan_activate
-    from onnxmorph.plan import apply
 
     to = None if variant == "parametric" else _other(layer) if variant == "to another" else variant
-    return apply(model, plan_activate(model, layer, to=to))
+    return list(plan_activate(model, layer, to=to))
 
 
 def _other(layer: LinearLayer) -> str:
@@ -162,19 +160,40 @@ def _other(layer: LinearLayer) -> str:
 # ---- and back -------------------------------------------------------------------------------------------------------
 
 
-def _fold(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
-    """The child of a morph, folded."""
+def _back(child: Child, layers: Sequence[LinearLayer], variant: str) -> tuple[Child, dict[int, Refusal]]:
+    from onnxmorph.errors import Refusal
+    from onnxmorph.morphs import plan_shrink
     from onnxmorph.morphs.fold import fold
+    from onnxmorph.morphs.target import layer_by_key
 
+    refused: dict[int, Refusal] = {}
+    if variant.startswith("fold"):
+        try:
+            child = child.then(fold(child.model))
+        except Refusal as refusal:
+            refused = {layer.index: refusal for layer in layers}
+    if variant == "shrink":
+        for layer in reversed(layers):  # new channels of a later layer may read new ones of an earlier
+            now = layer_by_key(child.model, layer.key)
+            if now.out_channels == layer.out_channels:
+                continue  # with another layer of its group
+            try:
+                child = child.then(plan_shrink(child.model, now, to=layer.out_channels).apply(child.model))
+            except Refusal as refusal:
+                refused[layer.index] = refusal
+    return child, refused
+
+
+def _fold(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
+    """What is folded again."""
     morph, _, kind = variant.partition(" ")
-    grown = _PARTS[morph](model, layer, kind)
-    return grown.then(fold(grown.model))
+    return _PARTS[morph](model, layer, kind)
 
 
-_PARTS: dict[str, Grow] = {
+_PARTS: dict[str, Make] = {
     "deepen": _deepen,
     "widen": _widen,
-    "shrink": _shrink,
+    "shrink": _widen_to_shrink,
     "kernel": _kernel,
     "subnet": _subnet,
     "skip": _skip,
@@ -195,7 +214,7 @@ _VARIANTS = (
 )
 
 
-def _any(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
+def _any(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     morph, _, kind = variant.partition(" ")
     return _PARTS[morph](model, layer, kind)
 
@@ -203,7 +222,9 @@ def _any(model: ir.Model, layer: LinearLayer, variant: str) -> Child:
 _METHODS = ("auto", "mirror", "netmorph", "identity", "residual")
 
 MORPHS = {
-    "deepen": Morph(_METHODS, ("auto",), _deepen, {}),
-    "morphs": Morph(_VARIANTS, _VARIANTS, _any, {"widen": 0.95, "kernel": 1.0, "subnet": 0.95}),
+    "deepen": Morph(_METHODS, ("auto",), _deepen),
+    "morphs": Morph(
+        _VARIANTS, _VARIANTS, _any, _back, together=True, aims={"widen": 0.95, "kernel": 1.0, "subnet": 0.95}
+    ),
 }
 """What a sweep can be of."""
