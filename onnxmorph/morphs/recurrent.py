@@ -17,6 +17,9 @@ PyTorch, which slices all initial states from one tensor.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,9 +27,9 @@ from onnxmorph._ir import ir
 from onnxmorph.graph.axes import AxisEdit, Fill, Group
 from onnxmorph.graph.axes.analysis import Operand
 from onnxmorph.graph.constants import stored
-from onnxmorph.graph.recurrent import RECURRENCE, WEIGHT, is_recurrent
+from onnxmorph.graph.recurrent import LENGTHS, RECURRENCE, WEIGHT, is_recurrent, keeps_zero
 
-__all__ = ["cells", "siblings", "without_own_feedback"]
+__all__ = ["cells", "siblings", "without_own_feedback", "zero_units"]
 
 
 def siblings(value: ir.Value) -> list[ir.Value]:
@@ -77,8 +80,36 @@ def without_own_feedback(fill: Fill, group: Group) -> Fill:
     return filled
 
 
+def zero_units(group: Group, node: ir.Node, numbers: Mapping[ir.Value, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Which units of a recurrent layer are 0 at every time step, whatever it reads: bool, per index of the group.
+
+    Args:
+        group: The units.
+        node: The layer.
+        numbers: Per computed value and index its one number, NaN for none: what is known of its initial states.
+    """
+    zero = np.full(group.size, keeps_zero(node))
+    operands: set[ir.Value] = set()
+    for place, read in enumerate(node.inputs):
+        if read is None or place in (0, LENGTHS):
+            continue
+        if group.coupled.is_constant(read):
+            operands.update(_roots(read))
+        else:
+            zero &= numbers[read] == 0 if read in numbers else False
+    for member in group.stored:
+        tensor = stored(member.value)
+        if member.value not in operands or tensor is None or member.roles == {"contracted"}:
+            continue
+        array = tensor.numpy()
+        rows = np.any(array, axis=tuple(axis for axis in range(array.ndim) if axis != member.axis))
+        places = group.coupled.factors.coordinate(member.expr, group.atom)
+        zero[places[rows & (places >= 0)]] = False
+    return zero
+
+
 def _roots(value: ir.Value | None) -> list[ir.Value]:
-    """The stored tensors that a constant operand is made of."""
+    """The stored tensors that an operand is made of."""
     found: dict[ir.Value, None] = {}
     waiting, seen = [value], {value}
     while waiting:

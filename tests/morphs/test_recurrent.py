@@ -163,3 +163,13 @@ def test_a_sum_over_units_sees_zeros(op: str) -> None:
     plan = plan_widen(model, cell(model), to=6)
     assert plan.fill == "zero-in"
     assert_same(proto, plan.apply(model).model)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_units_that_are_scored_as_zeros_go_again(op: str) -> None:
+    proto = attention(scored=op)
+    model = from_proto(proto)
+    grown = plan_widen(model, cell(model, "enc"), to=7).apply(model).model
+    plan = plan_shrink(grown, cell(grown, "dec"), to=4)
+    assert plan.exact
+    assert_same(proto, plan.apply(grown).model)

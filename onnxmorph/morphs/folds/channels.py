@@ -28,6 +28,7 @@ from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes import AxisEdit, Group, IndexMap, Member
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.constants import stored
+from onnxmorph.graph.recurrent import RECURRENCE, is_recurrent
 from onnxmorph.graph.scopes import subgraphs
 from onnxmorph.morphs.folds.constant_channels import Constants, constants_of, numbers_of
 from onnxmorph.morphs.folds.finding import Array, Edited, Finding, Rule, View, attempt, rename_between
@@ -272,8 +273,20 @@ def _silenced(view: View, group: Group, members: Sequence[Member]) -> NDArray[np
         silent &= here
     for member in members:
         if "contracted" in member.roles and silent.any():
-            silent &= ~np.any(_slices(group, member), axis=1)
+            silent &= ~np.any(_slices(group, member), axis=1) | _reads_zeros(group, member, numbers)
     return silent
+
+
+def _reads_zeros(group: Group, member: Member, numbers: Mapping[ir.Value, Array]) -> NDArray[np.bool_]:
+    """Channels that are 0 in whatever a tensor meets; of a recurrence weight, that is what its layer gives."""
+    zero = np.ones(group.size, dtype=bool)
+    for node, position in member.value.uses():
+        met = [value for value in node.inputs if value is not None and value in numbers]
+        if is_recurrent(node):
+            given = [value for value in node.outputs if value in numbers]
+            met = given[:1] if position == RECURRENCE else [value for value in met if value is node.inputs[0]]
+        zero &= np.logical_and.reduce([numbers[value] == 0 for value in met]) if met else False
+    return zero
 
 
 def _scored(group: Group) -> list[tuple[str, ...]] | None:
@@ -432,7 +445,7 @@ def droppable(view: View, group: Group) -> Droppable:
     members = _members(group)
     if members is None:
         return Droppable(none, alone, none)
-    without = _unread(group, members) | _always_zero(group, members)
+    without = _unread(group, members) | _always_zero(group, members) | _silenced(view, group, members)
     kinds = {condition.kind for condition in group.conditions}
     alike = None
     tied = any("contracted" in member.roles and len(member.roles) > 1 for member in members)

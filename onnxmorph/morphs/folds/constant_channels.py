@@ -18,13 +18,19 @@ from onnxmorph.graph.attributes import WrongAttribute, integer
 from onnxmorph.graph.axes import Group, Member
 from onnxmorph.graph.constants import constant
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.graph.recurrent import is_recurrent, zero_filled
 from onnxmorph.morphs.folds.finding import Array, View, attempt, passes_on
 from onnxmorph.morphs.folds.parameters import bias_or_zeros, rounded
+from onnxmorph.morphs.recurrent import zero_units
+from onnxmorph.morphs.zeros import is_zero
 
 __all__ = ["Constants", "constants_of", "numbers_of"]
 
 _SAME_NUMBER = frozenset(
-    {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"}
+    {
+        *("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice"),
+        *("MaxPool", "GlobalAveragePool", "GlobalMaxPool"),
+    }
 )
 """Operators that leave a channel of one number as it is; MaxPool never takes its padding."""
 
@@ -95,7 +101,13 @@ def numbers_of(view: View, group: Group) -> dict[ir.Value, Array]:
             if found is not None:
                 numbers[layer.output] = found
             continue
+        if is_recurrent(node):
+            numbers[value] = np.where(zero_units(group, node, numbers), 0.0, np.nan)
+            continue
         source = node.inputs[0] if node.inputs else None
+        if zero_filled(node) or (node.op_type == "Expand" and source is not None and is_zero(source)):
+            numbers[value] = np.zeros(group.size)
+            continue
         if source is None or source not in numbers or source not in held:
             continue
         here = numbers[source]
