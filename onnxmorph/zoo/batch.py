@@ -356,4 +356,4 @@ def _report(
 
 def _write_report(output: Store, report: BatchReport) -> None:
     for name, write in zip(REPORTS, (as_json, as_markdown, as_html), strict=True):
-        output.write(name, write(report).encode("utf-8"))
+        output.write(name, write(report).encode("utf-8", "backslashreplace"))

@@ -65,22 +65,23 @@ class DaskEngine:
         self.label = label
 
     def _examine(self, shared: Path | None, scheduler: str) -> None:
-        workers: Mapping[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
-        if not workers:
-            raise RuntimeFailure(f"the dask scheduler at {scheduler} has no workers")
-        self.jobs = sum(int(worker["nthreads"]) for worker in workers.values())
-        self.threads_by_host: Counter[str] = Counter()
-        for worker in workers.values():
-            self.threads_by_host[str(worker["host"])] += int(worker["nthreads"])
         try:
-            seen = self.client.run(_sees, None if shared is None else str(shared))
+            seen: Mapping[str, tuple[str, bool, str, int]] = self.client.run(
+                _sees, None if shared is None else str(shared)
+            )
         except Exception as error:  # whatever a worker's import raises travels here
             raise RuntimeFailure(
                 f"the workers of {scheduler} cannot use onnxmorph: {' '.join(str(error).split())}"
             ) from error
+        if not seen:
+            raise RuntimeFailure(f"the dask scheduler at {scheduler} has no workers")
         from onnxmorph import __version__
 
-        for address, (version, there) in seen.items():
+        self.jobs = 0
+        self.threads_by_host: Counter[str] = Counter()
+        for address, (version, there, host, threads) in seen.items():
+            self.jobs += threads
+            self.threads_by_host[host] += threads
             if version != __version__:
                 raise RuntimeFailure(f"the dask worker {address} has onnxmorph {version}, this is {__version__}")
             if not there:
@@ -130,19 +131,22 @@ _idle: list[tuple[tuple[Limits, int, str], Slot]] = []
 _idle_lock = threading.Lock()
 
 
-def _sees(path: str | None) -> tuple[str, bool]:
-    """On a dask worker: its version of this package, and whether a file is there."""
+def _sees(path: str | None, dask_worker: Any) -> tuple[str, bool, str, int]:
+    """On a dask worker: its version of this package, whether a file is there, its machine, and its threads."""
     from onnxmorph import __version__
 
-    return __version__, path is None or Path(path).is_file()
+    return __version__, path is None or Path(path).is_file(), _host(dask_worker), int(dask_worker.state.nthreads)
+
+
+def _host(worker: Any) -> str:
+    return str(worker.address).rpartition("://")[2].rpartition(":")[0]
 
 
 def _attempt_there(task: Task, limits: Limits, threads_by_host: Mapping[str, int], label: str) -> Attempt:
     """On a dask worker: one task, in a worker process that the next task takes over."""
     distributed: Any = importlib.import_module("distributed.worker")
     here = distributed.get_worker()
-    host = str(here.address).rpartition("://")[2].rpartition(":")[0]
-    beside = max(1, threads_by_host.get(host, 1))
+    beside = max(1, threads_by_host.get(_host(here), 1))
     if limits.bytes is None:
         free = memory.available()
         limits = Limits(limits.seconds, None if free is None else int(free * memory.SHARE))

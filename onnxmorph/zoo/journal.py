@@ -1,7 +1,7 @@
 """The journal of a batch: what was made and what has ended, one JSON object a line, on the disk before work goes on.
 
 Lines are only ever appended, each with one write and an fsync. A process killed while it writes leaves at most one torn
-line, at the end; the next to open the file ends that line, and every reader passes over lines that are no JSON object.
+line, at the end; the next to write ends that line, and every reader passes over lines that are no JSON object.
 So no entry before the torn one can be lost, at whatever byte the file stops.
 """
 
@@ -64,6 +64,7 @@ class Journal:
         self.pending: dict[str, dict[str, Any]] = {}
         self.open_runs: dict[str, None] = {}
         self._descriptor = -1
+        self._torn = False
         try:
             if read_only:
                 data = path.read_bytes() if path.exists() else b""
@@ -71,8 +72,7 @@ class Journal:
                 flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
                 self._descriptor = os.open(path, flags, 0o666)
                 data = path.read_bytes()
-                if data and not data.endswith(b"\n"):
-                    self._write(b"\n")
+                self._torn = bool(data) and not data.endswith(b"\n")
         except OSError as error:
             raise ModelError(f"{path}: cannot be opened: {error.strerror}") from error
         for entry in read_entries(data):
@@ -92,9 +92,11 @@ class Journal:
         self._take(entry)
 
     def _write(self, line: bytes) -> None:
-        rest = memoryview(line)
+        rest = memoryview(b"\n" + line if self._torn else line)
+        self._torn = True  # until all of it is written: a full disk may take a part
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
+        self._torn = False
         os.fsync(self._descriptor)
 
     def _take(self, entry: Mapping[str, Any]) -> None:

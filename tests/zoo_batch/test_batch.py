@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,3 +224,17 @@ def test_real_models_with_external_data_and_an_unreadable_one(recipe: Path, tmp_
     data[0] ^= 1
     (folder / "apart.onnx.data").write_bytes(data)
     assert _run_again(run_batch(recipe, [str(folder)], out, Settings(jobs=1))) == {"apart.onnx", "broken.onnx"}
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not text are Linux's own")
+def test_a_name_that_is_no_text_is_grown_like_any_other(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    name = os.fsdecode(b"good \xff \xc3\xa9.onnx")
+    (folder / name).write_bytes(b"x")
+    out = tmp_path / "out"
+    assert run_batch(recipe, [str(folder)], out, QUICK).exit_code == 0
+    assert (out / name).read_bytes() == b"x"
+    assert _run_again(run_batch(recipe, [str(folder)], out, QUICK)) == set()
+    assert "good" in (out / "report.html").read_text(encoding="utf-8")

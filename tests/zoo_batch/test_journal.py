@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,23 @@ def test_reading_alone_writes_nothing(tmp_path: Path) -> None:
 def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be opened"):
         Journal(tmp_path)
+
+
+def test_an_entry_that_a_full_disk_tore_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) > 30:
+            return write(descriptor, bytes(data[:5]))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Journal(tmp_path / "journal") as journal:
+        journal.append("end", output="a")
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(ModelError, match="No space left"):
+            journal.append("end", output="b" * 8)
+        monkeypatch.undo()
+        assert set(journal.ended) == {"a"}
+        journal.append("end", output="c")
+    with Journal(tmp_path / "journal") as journal:
+        assert set(journal.ended) == {"a", "c"}
