@@ -149,3 +149,11 @@ def test_taking_apart_undoes_putting_together() -> None:
                 again = decompose(table, value, axis, IndexMap(size, whole))
                 sources = {g.atom: m.sources for g, m in again.items()}
                 np.testing.assert_array_equal(table.coupled.factors.gather(expr, sources), whole)
+
+
+def test_a_tied_table_names_the_way_out() -> None:
+    table = GroupTable(CoupledAxes.of(CASES["embedding_tied_to_the_output"].build()))
+    vocabulary = [group for group in table.all() if any(pin.kind == "vocabulary" for pin in group.pins)]
+    refusals = [group.refusal(interface=True) for group in vocabulary]
+    assert refusals
+    assert all(refusal is not None and "--untie" in (refusal.way_out or "") for refusal in refusals)
