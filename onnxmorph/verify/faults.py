@@ -52,7 +52,10 @@ def _spread(array: Array) -> float:
     flat = array.reshape(-1)
     values = flat[:: max(1, flat.size >> 22)].astype(np.float64)  # a few million are enough to know a spread
     spread = float(np.std(values))
-    return spread if spread > 0 else float(np.max(np.abs(values), initial=0.0))
+    if spread == 0:
+        spread = float(np.max(np.abs(values), initial=0.0))
+    # Nothing but zeros, as where a branch begins silent: what a layer with so many inputs usually has.
+    return spread if spread > 0 else float(max(1, array.size // max(1, array.shape[0]))) ** -0.5
 
 
 def sample(

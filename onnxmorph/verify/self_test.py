@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import RuntimeFailure
+from onnxmorph.graph.constants import constant
 from onnxmorph.verify.certificate import Certificate
-from onnxmorph.verify.faults import places, summarise, try_faults
+from onnxmorph.verify.faults import FaultTrial, places, summarise, try_faults
 from onnxmorph.verify.noise import tensors
 from onnxmorph.verify.reference import Reference
-from onnxmorph.verify.runner import Runnable, Running, Stage
+from onnxmorph.verify.runner import Running, Stage, Values
 from onnxmorph.verify.tolerance import Tolerances
 
-__all__ = ["plant_faults"]
+__all__ = ["plant_faults", "silenced_by"]
 
 _SECONDS = 2.0
+_MULTIPLIES = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Mul"})
+_MOST_STEPS = 200
+
+Spot = tuple[str, int]
+"""Name of a weight and the flat index of one of its elements."""
 
 
 def plant_faults(
@@ -31,6 +39,9 @@ def plant_faults(
     deadline: float,
 ) -> None:
     """Plants faults in weights of the child and notes in the certificate the smallest size that is seen.
+
+    A fault that changes no compared value by a single bit says nothing of the comparison: it is told apart, with the
+    reason where there is one, and does not count.
 
     Args:
         certificate: With every comparison made; gets ``faults``, ``detectable_fault`` and warnings.
@@ -50,21 +61,35 @@ def plant_faults(
     planted_in = {value: tensor for value, tensor in originals.items() if value.name in names}
     twins = dict(zip(originals, tensors(model), strict=True))
     end = max(deadline, time.perf_counter() + _SECONDS)
+    own = [running.values(reference.feeds, reference.names) for reference in references]
+    without_effect: set[Spot] = set()
 
     def seen() -> bool:
         now = {value: _carried(value) for value in planted_in}
-        changed = {twins[value]: tensor for value, tensor in now.items() if tensor is not planted_in[value]}
+        changed = {value: tensor for value, tensor in now.items() if tensor is not planted_in[value]}
+        moved = False
         try:
-            faulty = stage.varied(running, model, changed, child=True)
-            return any(_sees(faulty, reference, certificate, tolerances) for reference in references)
+            faulty = stage.varied(
+                running, model, {twins[value]: tensor for value, tensor in changed.items()}, child=True
+            )
+            for reference, before in zip(references, own, strict=True):
+                values = faulty.values(reference.feeds, reference.names)
+                if _sees(values, reference, certificate, tolerances):
+                    return True
+                moved = moved or _moves(before, values)
         except RuntimeFailure:
             return True  # it does not even run any more
+        if not moved:
+            without_effect.update(_spot(value, planted_in[value], tensor) for value, tensor in changed.items())
+        return False
 
     planted = places(list(planted_in), planted_in, seed)
     trials = try_faults(planted, planted_in, seen, lambda: time.perf_counter() > end)
     certificate.faults = [trial.to_json() for trial in trials]
-    certificate.detectable_fault, warnings = summarise(trials)
-    certificate.warnings += warnings
+    certificate.detectable_fault, warnings = summarise(
+        [trial for trial in trials if (trial.weight, trial.index) not in without_effect]
+    )
+    certificate.warnings += warnings + _words(model, without_effect, trials)
 
 
 def _carried(value: ir.Value) -> ir.TensorProtocol:
@@ -74,10 +99,28 @@ def _carried(value: ir.Value) -> ir.TensorProtocol:
     return tensor
 
 
-def _sees(faulty: Runnable, reference: Reference, certificate: Certificate, tolerances: Tolerances) -> bool:
+def _spot(value: ir.Value, before: ir.TensorProtocol, after: ir.TensorProtocol) -> Spot:
+    apart = np.asarray(before.numpy()).reshape(-1) != np.asarray(after.numpy()).reshape(-1)
+    return str(value.name), int(np.argmax(apart))
+
+
+def _moves(before: Values, after: Values) -> bool:
+    """Whether any value is another, by a single bit."""
+    for name, array in before.items():
+        other = after.get(name)
+        if array is None or other is None:
+            if array is not other:
+                return True
+        elif not np.array_equal(array, other, equal_nan=array.dtype.kind in "fc"):
+            return True
+    return False
+
+
+def _sees(values: Values, reference: Reference, certificate: Certificate, tolerances: Tolerances) -> bool:
+    """Whether the verdict on these values of a faulty child would be that it differs."""
     outputs = {leaf.name for leaf in certificate.outputs}
     judged = {leaf.name for leaf in [*certificate.outputs, *certificate.inner] if leaf.status != "nondeterministic"}
-    for name, array in faulty.values(reference.feeds, reference.names).items():
+    for name, array in values.items():
         if name not in judged or name not in reference.values:
             continue
         measured = reference.measure(name, array)
@@ -89,3 +132,64 @@ def _sees(faulty: Runnable, reference: Reference, certificate: Certificate, tole
         if seen:
             return True
     return False
+
+
+def _words(model: ir.Model, without_effect: Collection[Spot], trials: Sequence[FaultTrial]) -> list[str]:
+    """What is to be said of faults that had no effect at all."""
+    if not without_effect:
+        return []
+    planted = {(trial.weight, trial.index) for trial in trials}
+    silent: dict[str, list[str]] = {}
+    dead: list[str] = []
+    for weight in sorted({weight for weight, _ in without_effect}):
+        zeros = silenced_by(model, weight)
+        if zeros:
+            silent.setdefault(zeros[0], []).append(weight)
+        else:
+            dead.append(weight)
+    words = [
+        f"faults in {_listed(weights)} have no effect, and none can: what follows is multiplied by {zero!r}, which is "
+        "all zeros (a branch that begins silent); what these weights are does not bear on equivalence"
+        for zero, weights in silent.items()
+    ]
+    if dead:
+        words.append(
+            f"{len(without_effect)} of {len(planted)} places of planted faults have no effect on any value compared "
+            f"(dead units, or numbers no input reaches): {_listed(dead)}"
+        )
+    return words
+
+
+def silenced_by(model: ir.Model, weight: str) -> list[str]:
+    """Names of constants of zeros that everything is multiplied by on the way from a weight of the main graph."""
+    start = model.graph.initializers.get(weight)
+    if start is None:
+        return []
+    ends = set(model.graph.outputs)
+    pending, seen, zeros = [start], {start}, dict[str, None]()
+    while pending and len(seen) < _MOST_STEPS:
+        value = pending.pop()
+        if value in ends:
+            return []
+        for use in value.uses():
+            node = use.node
+            others = [other for place, other in enumerate(node.inputs[:2]) if place != use.idx and other is not None]
+            blocked = [other for other in others if node.op_type in _MULTIPLIES and _is_zero(other)]
+            if blocked:
+                zeros.setdefault(str(blocked[0].name))
+                continue
+            for output in node.outputs:
+                if output not in seen:
+                    seen.add(output)
+                    pending.append(output)
+    return [] if pending else list(zeros)
+
+
+def _is_zero(value: ir.Value) -> bool:
+    array = constant(value)
+    return array is not None and array.size > 0 and not np.any(array)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:3]))
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
