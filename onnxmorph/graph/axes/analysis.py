@@ -444,7 +444,10 @@ class CoupledAxes:
 
     def _call(self, site: Site, function: ir.Function) -> None:
         if function.identifier() not in self._single_calls:
-            raise Barrier(f"function '{function.name}' is called more than once", "shared-function")
+            raise Barrier(
+                f"function '{function.name}' is called more than once; onnx.inliner writes it out at every call",
+                "shared-function",
+            )
         for position, formal in enumerate(function.inputs):
             value = site.node.inputs[position] if position < len(site.node.inputs) else None
             if value is None:
