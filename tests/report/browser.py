@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -52,6 +51,8 @@ class Browser:
     """One running browser; leave it by ``with``, which ends it and all that it started."""
 
     def __init__(self, path: str) -> None:
+        import fcntl  # POSIX
+
         self._profile = tempfile.TemporaryDirectory(prefix="onnxmorph-browser-", ignore_cleanup_errors=True)
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
