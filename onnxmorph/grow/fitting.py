@@ -53,6 +53,7 @@ def fit(
     temperature: float = 2.0,
     validation: Data | float | None = None,
     early_stopping: int | None = None,
+    keep: Literal["best", "last"] = "best",
     batch_norm: Literal["update", "keep"] = "update",
     augment: Callable[[dict[str, Tensor], Target], tuple[dict[str, Tensor], Target]] | None = None,
     optimizer_state: Mapping[str, Mapping[str, Any]] | None = None,
@@ -102,6 +103,7 @@ def fit(
         temperature: By which both are softened.
         validation: Data like ``data``, or the share of it to hold back.
         early_stopping: Epochs without a better validation loss, after which it ends.
+        keep: With validation data, the weights of the ``best`` epoch by its loss, or of the ``last``.
         batch_norm: ``keep`` leaves the stored statistics alone and uses them in training too.
         augment: Changes a batch before it is used: ``augment(inputs, target) -> (inputs, target)``; what it draws from
             torch's random numbers is repeatable.
@@ -122,7 +124,7 @@ def fit(
         Interrupted: By the keyboard; a `KeyboardInterrupt`.
     """
     parent = model if isinstance(model, ir.Model) else files.load(model)
-    _check_settings(loss, epochs, steps, batch_size, schedule, rate, early_stopping, validation)
+    _check_settings(loss, epochs, steps, batch_size, schedule, rate, early_stopping, validation, keep)
     where = _device(device)
     if amp and where.type != "cuda":
         raise Refusal("mixed precision needs CUDA", way_out="leave amp out on the CPU", code="no-cuda")
@@ -206,6 +208,7 @@ def fit(
         teacher_weight=teacher_weight if samples_have_targets(samples) else 1.0,
         temperature=temperature,
         early_stopping=early_stopping,
+        keep_best=keep == "best",
         augment=augment,
         seed=seed,
         device=where,
@@ -229,6 +232,7 @@ def _check_settings(
     rate: float | None,
     early_stopping: int | None,
     validation: Any,
+    keep: str,
 ) -> None:
     if isinstance(loss, str) and loss not in LOSSES:
         import difflib
@@ -249,6 +253,8 @@ def _check_settings(
         raise SelectionError(f"validation is {validation}, and as a share must lie between 0 and 1")
     if early_stopping is not None and validation is None:
         raise SelectionError("early stopping needs validation data")
+    if keep not in ("best", "last"):
+        raise SelectionError(f"keep is {keep!r}; there are best and last")
 
 
 def _device(device: str | torch.device) -> torch.device:

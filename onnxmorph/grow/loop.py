@@ -85,7 +85,8 @@ class Fitted:
     """A trained model and how it came about.
 
     Attributes:
-        model: The trained model; the weights of the best epoch where there is validation, of the last otherwise.
+        model: The trained model; the weights of the best epoch where there is validation, of the last where there is
+            none or the last were asked for.
         history: One entry per epoch.
         best: The epoch whose weights these are.
         stopped: ``"finished"``, ``"early"``, ``"callback"``.
@@ -159,6 +160,7 @@ class Training:
     teacher_weight: float
     temperature: float
     early_stopping: int | None
+    keep_best: bool
     augment: Callable[[dict[str, Tensor], Target], tuple[dict[str, Tensor], Target]] | None
     seed: int
     device: torch.device
@@ -203,7 +205,7 @@ class Training:
     def result(self) -> Fitted:
         """What has been reached."""
         lost = not math.isfinite(self.last_loss) and self.step > 0
-        of_the_best = self.best is not None and (self.held is not None or lost)
+        of_the_best = self.best is not None and ((self.held is not None and self.keep_best) or lost)
         values = self.best if of_the_best and self.best is not None else self.net.state_dict()
         note = {
             "loss": self.settings["loss"],
@@ -220,7 +222,7 @@ class Training:
         return Fitted(
             write_back(values, self.parent, note=note),
             tuple(self.history),
-            self.best_epoch or len(self.history),
+            self.best_epoch if of_the_best and self.best_epoch else len(self.history),
             self.stopped or "finished",
             state_by_name(self.mover),
             tuple(notes),
@@ -388,22 +390,22 @@ class Training:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
-        """The first interrupt ends the training after the step under way; the second one at once."""
+        """The first interrupt or request to end ends the training after the step under way; the second at once."""
 
         def noted(_signal: int, _frame: object) -> None:
             if self._interrupted:
                 raise KeyboardInterrupt
             self._interrupted = True
 
+        before: dict[int, Any] = {}
         try:
-            before = signal.signal(signal.SIGINT, noted)
-        except ValueError:  # not the main thread
-            yield
-            return
-        try:
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                with contextlib.suppress(ValueError):  # not the main thread
+                    before[kind] = signal.signal(kind, noted)
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _leave(self) -> None:
         self._save()
