@@ -176,6 +176,7 @@ def _layer(row: Row, answer: Mapping[str, Refusal | None]) -> dict[str, Any]:
         "out": layer.out_channels,
         "kernel": list(layer.kernel),
         "groups": layer.groups,
+        "directions": None if layer.cell is None else layer.cell.directions,
         "activation": _activation(row),
         "parameters": row.cost.parameters,
         "macs": row.cost.macs,
@@ -193,6 +194,13 @@ def _activation(row: Row) -> str | None:
     return None if activation is None else activation.name
 
 
+def _channels(row: Row) -> str:
+    """``in -> out``; of a layer that runs in both directions ``in -> 2 x hidden``."""
+    layer, cell = row.layer, row.layer.cell
+    each = f"{cell.directions} x " if cell is not None and cell.directions > 1 else ""
+    return f"{layer.in_channels or '?'} -> {each}{layer.out_channels or '?'}"
+
+
 def _show(
     path: Path, summary: Summary, answers: Answers, morphs: Sequence[str], grown: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -205,7 +213,7 @@ def _show(
             f"#{layer.index}",
             layer.name if not layer.scope else f"{layer.scope}: {layer.name}",
             layer.op,
-            f"{layer.in_channels or '?'} -> {layer.out_channels or '?'}",
+            _channels(row),
             "x".join(map(str, layer.kernel)),
             str(layer.groups),
             _activation(row) or "",

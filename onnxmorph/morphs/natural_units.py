@@ -35,6 +35,8 @@ def unit_of(group: Group, size: int, layer: LinearLayer) -> str:
         size: Its indices in the child.
         layer: The layer.
     """
+    if layer.cell is not None:
+        return "hidden units" + (" of each direction" if layer.cell.directions > 1 else "")
     factors = group.coupled.factors
     axes = group.coupled.axes(layer.output)
     if axes is None:
