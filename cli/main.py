@@ -31,6 +31,7 @@ VERBS: dict[str, str] = {
     "duplicate": "Copy a residual block after itself.",
     "activate": "Make activations parametric.",
     "fold": "Fold what is linear, without effect, dead or double.",
+    "train": "Train a model in place.",
     "apply": "Carry out a recipe of several morphs.",
     "batch": "Carry out a recipe on many models.",
     "verify": "Show that two models compute the same, or where they part.",

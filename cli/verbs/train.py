@@ -79,7 +79,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help="An .npz file with an array per input (or x) and target (or y), or a folder of images with a folder per class.",
+    help="An .npz file with an array per input (or x) and target (or y), or a folder of images, a folder per class.",
 )
 @click.option(
     "--validation",
