@@ -60,7 +60,7 @@ class Expression:
         rows: How many.
         terms: By group.
         bias: Shape ``(rows,)``.
-        size: For each row, a bound on the sum of the magnitudes that were multiplied for any of its coefficients.
+        size: For each row, a bound on the sum of the magnitudes that were added up for any one of its coefficients.
         depth: How many stored factors were multiplied at most.
         axis: Axis of the channels, 1 or -1; ``None`` where there are no others than the batch.
     """
@@ -143,8 +143,11 @@ class Algebra:
     ) -> Expression:
         """A linear layer: a matrix ``(out, rows of x)`` for each displacement in positions of ``x``."""
         out = next(iter(taps.values())).shape[0]
-        spread = sum(np.abs(matrix) for matrix in taps.values())
-        new = Expression(out, {}, np.zeros(out), np.asarray(spread) @ x.size, x.depth + 1, x.axis)
+        if x.terms and all(term.identity for term in x.terms.values()):  # every coefficient is one weight
+            size = np.max([np.abs(matrix).max(axis=1, initial=0.0) for matrix in taps.values()], axis=0)
+        else:
+            size = np.asarray(sum(np.abs(matrix) for matrix in taps.values())) @ x.size
+        new = Expression(out, {}, np.zeros(out), size, x.depth + 1, x.axis)
         new.bias = sum((matrix @ x.bias for matrix in taps.values()), np.zeros(out))
         if bias is not None:
             new.bias = new.bias + bias
@@ -281,7 +284,7 @@ class Algebra:
         one, other = self._spread(one, rows), self._spread(other, rows)
         zero = (0,) * max(self._rank(one), self._rank(other))
         biases = one.bias, other.bias
-        size = np.maximum(one.size * other.size, np.maximum(one.size, other.size))
+        size = 1.0 + np.abs(biases[0]) * other.size + np.abs(biases[1]) * one.size + np.abs(biases[0] * biases[1])
         axis = one.axis if one.axis is not None else other.axis
         new = Expression(rows, {}, biases[0] * biases[1], size, max(one.depth, other.depth), axis)
         plain = [Expression(rows, x.terms, np.zeros(rows), x.size, x.depth, x.axis) for x in (one, other)]

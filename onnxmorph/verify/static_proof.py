@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from onnxmorph._ir import ir
+from onnxmorph.errors import OnnxMorphError
 from onnxmorph.graph.constants import constant
 from onnxmorph.verify.expressions import Algebra, Expression, Mirror, Offset, TooLarge, Unsupported
 
@@ -347,7 +348,7 @@ def prove(
             if isinstance(reason, TooLarge):
                 entries += [{"value": left, "reason": str(reason)} for left in values[len(entries) :]]
                 break
-        except (ValueError, KeyError, IndexError, OverflowError, FloatingPointError):
+        except (OnnxMorphError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             entries.append({"value": name, "reason": "shapes that the algebra does not follow"})
     done = [entry for entry in entries if "residual" in entry]
     worst = max(done, key=lambda entry: entry["residual"] / max(entry["rounding_bound"], 1e-300), default=None)

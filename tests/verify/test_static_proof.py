@@ -169,7 +169,7 @@ def test_what_has_no_algebra_is_named() -> None:
 
 
 def test_a_proof_and_its_rounding_are_in_the_certificate() -> None:
-    parent, child, tensors = mirrored("a = Relu(h)", 5)
+    parent, child, _ = mirrored("a = Relu(h)", 5)
     certificate = verify(parent, child, provider="cpu")
     static = certificate.to_json()["static"]
     assert static["proved"] == 1 and 0 < static["residual"] <= static["rounding_bound"] < 1e-4
