@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-
 import onnxmorph as om
+
+torch = pytest.importorskip("torch")
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "digits_mlp.onnx"
 
