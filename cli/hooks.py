@@ -74,31 +74,30 @@ def _end(outcomes: Sequence[Outcome]) -> None:
 def _certified(path: Path, allow_unverified: bool) -> Outcome:
     from onnxmorph import model as models
     from onnxmorph.errors import OnnxMorphError
-    from onnxmorph.report.outcomes import Outcome, of_error
+    from onnxmorph.report.outcomes import Outcome, Verdict, of_error
+    from onnxmorph.verify import check_binding
 
     name = path.as_posix()
+
+    def ended(verdict: Verdict, reason: str) -> Outcome:
+        return Outcome(name, verdict, reason, child=name)
+
     try:
-        model = models.load(path)
-        found, grown = models.certificate_of(model), bool(models.records(model))
+        binding = check_binding(path)
+        if binding.holds:
+            return ended("equivalent", "the model that was certified")
+        found = binding.certificate
         if found is None or found.get("verified") is False:
-            if found is None and not grown:
-                return Outcome(name, "skipped", "not grown by onnxmorph", child=name)
+            if found is None and not models.records(models.load(path)):
+                return ended("skipped", "not grown by onnxmorph")
             if allow_unverified:
-                return Outcome(name, "skipped", "grown, not verified, and let pass", child=name)
-            return Outcome(
-                name, "not equivalent", "grown, but never verified: 'onnxmorph verify' it with its parent", child=name
-            )
-        if found.get("equivalent") is not True:
-            if found.get("morphism") is False:
-                return Outcome(name, "skipped", "certified not to be a morphism, as it was asked for", child=name)
-            return Outcome(name, "not equivalent", "its certificate says that it is not equivalent", child=name)
-        if found.get("child") != models.content_hash(model):
-            return Outcome(
-                name, "not equivalent", "changed since it was certified: its certificate is void", child=name
-            )
+                return ended("skipped", "grown, not verified, and let pass")
+            return ended("not equivalent", "grown, but never verified: 'onnxmorph verify' it with its parent")
+        if found.get("morphism") is False and binding.bound:
+            return ended("skipped", "certified not to be a morphism, as it was asked for")
+        return ended("not equivalent", "; ".join(binding.reasons))
     except (OnnxMorphError, OSError) as error:
         return of_error(name, error, child=name)
-    return Outcome(name, "equivalent", "the model that was certified", child=name)
 
 
 # -- against the committed version -------------------------------------------------------------------------------------

@@ -31,12 +31,14 @@ def assert_equivalent(
     parent: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
     child: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
     *,
-    provider: Literal["auto", "cuda", "cpu"] = "auto",
+    provider: Literal["auto", "cuda", "cpu", "both"] = "auto",
     inputs: Path | str | Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     inner: bool = True,
     limit: float | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
     time_budget: float = 20.0,
 ) -> Certificate:
     """Assert that two models compute the same, to rounding.
@@ -44,13 +46,16 @@ def assert_equivalent(
     Args:
         parent: The model as it was: a path, an ``onnx.ModelProto`` (with its weights in it), or an ``onnx_ir.Model``.
         child: The model that must compute the same.
-        provider: Where to run; ``auto`` takes CUDA where it works.
+        provider: Where to run; ``auto`` takes CUDA where it works, ``both`` asks for CUDA and CPU.
         inputs: Real data, used besides made-up inputs: arrays by input name, or a path.
         shapes: Full shape of some inputs, by name, where the model leaves dimensions open.
         seed: Seeds the inputs.
         inner: Whether inner values of the same name must agree too; ``False`` judges by outputs alone.
         limit: Largest quotient of difference and the parent's own noise that counts as rounding; default: the
             verifier's.
+        atol: Judge outputs by this absolute tolerance (and ``rtol``) in the place of noise; inner values do not count
+            then.
+        rtol: Likewise, relative to the parent's values.
         time_budget: Seconds after which no more inputs are tried.
 
     Returns:
@@ -63,9 +68,11 @@ def assert_equivalent(
         SelectionError: ``inputs`` or ``shapes`` name what is not there.
     """
     __tracebackhide__ = True
-    from onnxmorph.verify import verify
+    from onnxmorph.verify import Tolerance, Tolerances, verify
 
     options: dict[str, Any] = {} if limit is None else {"limit": limit}
+    if atol is not None or rtol is not None:
+        options["tolerances"] = Tolerances(Tolerance(atol or 0.0, rtol or 0.0))
     with tempfile.TemporaryDirectory(prefix="onnxmorph-", ignore_cleanup_errors=True) as scratch:
         certificate = verify(
             _readable(parent, Path(scratch) / "parent.onnx"),

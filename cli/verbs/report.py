@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..options import Checking, checking_options, talk_options
 from ..talk import Talk
-
-if TYPE_CHECKING:
-    from onnxmorph._ir import ir
 
 __all__ = ["command"]
 
@@ -59,7 +56,7 @@ def command(
 
         may_write(output, "html")
         one, two = model.load(parent), model.load(child)
-    certificate, source = _travelling(one, two), "As the certificate says that the child carries."
+    certificate, source = _travelling(parent, child), "As the certificate says that the child carries."
     if certificate is None:
         source = ""
         if checking.verify:
@@ -86,19 +83,17 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _travelling(parent: ir.Model, child: ir.Model) -> dict[str, Any] | None:
+def _travelling(parent: Path, child: Path) -> dict[str, Any] | None:
     """The certificate that the child carries, where it speaks of just these two models."""
-    from onnxmorph import model
     from onnxmorph.errors import ModelError
+    from onnxmorph.verify import check_binding
 
     try:
-        found = model.certificate_of(child)
+        binding = check_binding(child, parent)
     except ModelError:
         return None
-    if found is None or not isinstance(found.get("outputs"), list):
-        return None
-    bound = found.get("parent") == model.content_hash(parent) and found.get("child") == model.content_hash(child)
-    return found if bound else None
+    whole = binding.certificate is not None and isinstance(binding.certificate.get("outputs"), list)
+    return binding.certificate if binding.bound and whole else None
 
 
 def _of_batch(path: Path, output: Path | None, junit: Path | None, talk: Talk) -> None:

@@ -71,7 +71,7 @@ def suite_of(outcome: Outcome) -> Suite:
     """One outcome as a suite.
 
     With a certificate: a case ``interface and runs``, one for each output and inner value that was compared, one for
-    the planted faults. Without: one case that says why there is none.
+    the planted faults, and all of them again for each further provider. Without: one case that says why there is none.
     """
     certificate = outcome.certificate
     if certificate is None:
@@ -85,10 +85,12 @@ def suite_of(outcome: Outcome) -> Suite:
     for key in ("provider", "runtime", "precision", "inputs", "limit", "seed", "detectable_fault"):
         if certificate.get(key) is not None:
             properties[key] = str(certificate[key])
+    if isinstance(proof := certificate.get("static"), Mapping):
+        properties["proved_by_algebra"] = f"{proof.get('proved')} of {proof.get('of')} changed values"
     if certificate.get("tiers"):
         properties["tiers"] = ", ".join(map(str, certificate["tiers"]))
     warnings = "".join(f"warning: {warning}\n" for warning in certificate.get("warnings") or ())
-    cases = tuple(_cases(outcome, certificate))
+    cases = tuple(_cases(outcome.name, certificate, outcome.reason, outcome.seconds))
     return Suite(outcome.name, cases, outcome.seconds, properties, outcome.child, warnings)
 
 
@@ -96,40 +98,49 @@ def _paths(outcome: Outcome) -> dict[str, str]:
     return {key: path for key, path in (("parent", outcome.parent), ("child", outcome.child)) if path}
 
 
-def _cases(outcome: Outcome, certificate: Mapping[str, Any]) -> Iterator[Case]:
+def _cases(name: str, certificate: Mapping[str, Any], reason: str, seconds: float) -> Iterator[Case]:
     compared = [
         (kind, comparison)
         for kind, key in (("output", "outputs"), ("inner value", "inner"))
         for comparison in certificate.get(key) or ()
     ]
-    failures = [str(failure) for failure in certificate.get("failures") or ()]
+    others = {_title(other): other for other in certificate.get("also") or ()}
+    failures = [
+        str(failure)
+        for failure in certificate.get("failures") or ()
+        if not str(failure).startswith(tuple(f"on {title}: " for title in others))
+    ]
+    wrong = bool(failures) or (certificate.get("equivalent") is not True and not others)
     named = {_failure_of(failures, kind, comparison) for kind, comparison in compared}
     rest = [failure for failure in failures if failure not in named]
     told = any(comparison.get("status") == "differs" for _, comparison in compared)
-    if outcome.verdict != "equivalent" and not told:
-        yield Case(
-            "interface and runs", outcome.name, "failure", outcome.reason, "\n".join(rest or failures), outcome.seconds
-        )
+    if wrong and not told:
+        message = failures[0] if failures else reason
+        yield Case("interface and runs", name, "failure", message, "\n".join(rest or [message]), seconds)
     else:
-        yield Case("interface and runs", outcome.name, seconds=outcome.seconds)
+        yield Case("interface and runs", name, seconds=seconds)
     for kind, comparison in compared:
+        value, group = str(comparison.get("name", "")), f"{name}.{kind}s"
         status = str(comparison.get("status", ""))
-        name, group = str(comparison.get("name", "")), f"{outcome.name}.{kind}s"
         if status == "differs":
-            message = _failure_of(failures, kind, comparison) or f"{kind} {name!r} differs"
+            message = _failure_of(failures, kind, comparison) or f"{kind} {value!r} differs"
             details = "\n".join([message, _numbers(comparison), *rest])
-            yield Case(f"{kind} {name}", group, "failure", message, details)
+            # Where tolerances are the measure of the outputs, what inner values do is told and does not count.
+            yield Case(f"{kind} {value}", group, "failure" if wrong else "skipped", message, details)
         elif status in ("nondeterministic", "not-compared"):
-            reason = str(comparison.get("reason") or status)
-            yield Case(f"{kind} {name}", group, "skipped", reason)
+            yield Case(f"{kind} {value}", group, "skipped", str(comparison.get("reason") or status))
         else:
-            yield Case(f"{kind} {name}", group)
+            yield Case(f"{kind} {value}", group)
     if certificate.get("faults"):
-        seen = certificate.get("detectable_fault")
-        if seen is None:
-            yield Case("planted faults", f"{outcome.name}.faults", "skipped", "none of the planted faults was seen")
-        else:
-            yield Case("planted faults", f"{outcome.name}.faults")
+        seen = certificate.get("detectable_fault") is not None
+        blind = "none of the planted faults was seen"
+        yield Case("planted faults", f"{name}.faults", *(() if seen else ("skipped", blind)))
+    for title, other in others.items():
+        yield from _cases(f"{name} on {title}", other, "", float(other.get("seconds") or 0.0))
+
+
+def _title(certificate: Mapping[str, Any]) -> str:
+    return str(certificate.get("provider", "")).removesuffix("ExecutionProvider")
 
 
 def _failure_of(failures: Sequence[str], kind: str, comparison: Mapping[str, Any]) -> str:
@@ -138,7 +149,17 @@ def _failure_of(failures: Sequence[str], kind: str, comparison: Mapping[str, Any
 
 
 def _numbers(comparison: Mapping[str, Any]) -> str:
-    keys = ("max_abs", "max_rel", "noise_floor", "ratio", "channel_ratio", "channel", "worst_input")
+    keys = (
+        "max_abs",
+        "max_rel",
+        "noise_floor",
+        "ratio",
+        "channel_ratio",
+        "channel",
+        "worst_input",
+        "tolerance",
+        "excess",
+    )
     return "\n".join(f"{key}: {comparison[key]}" for key in keys if comparison.get(key) is not None)
 
 

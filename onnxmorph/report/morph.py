@@ -19,6 +19,7 @@ from onnxmorph.report.weights import show as show_weights
 __all__ = ["Told", "finite", "morph_page", "pictures", "ratio_bar", "verdict_line"]
 
 _MOST_COMPARED = 60
+_LIMIT = 24.0
 _KINDS = {"added": "added", "removed": "removed", "changed": "changed", "kept": "as it was, shown for orientation"}
 
 
@@ -140,8 +141,9 @@ def _picture(side: Picture, name: str) -> Html:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def _errors(certificate: Mapping[str, Any], source: str) -> Html:
-    limit = finite(certificate.get("limit")) or 24.0
+def _compared(certificate: Mapping[str, Any]) -> Html:
+    """Every value that was compared, outputs first and then those that moved most."""
+    limit = finite(certificate.get("limit")) or _LIMIT
     compared = [("output", one) for one in certificate.get("outputs") or ()]
     inner = sorted(certificate.get("inner") or (), key=_ratio, reverse=True)
     compared += [("inner", one) for one in inner]
@@ -153,12 +155,21 @@ def _errors(certificate: Mapping[str, Any], source: str) -> Html:
             str(one.get("name")),
             f"{_ratio(one):.3g}",
             element("div", ratio_bar(_ratio(one), limit, one.get("status") == "differs"), class_="ratio"),
-            str(one.get("status")),
+            _status(one),
             _number(one.get("max_abs")),
             _number(one.get("noise_floor")),
         )
         for kind, one in compared[:_MOST_COMPARED]
     ]
+    headings = ("", "value", ">ratio", "", "verdict", ">largest difference", ">noise floor")
+    body: list[str] = [table(headings, rows)]
+    if more:
+        body.append(element("p", f"{more} more inner values agree at least as well.", class_="soft"))
+    return joined(body)
+
+
+def _errors(certificate: Mapping[str, Any], source: str) -> Html:
+    limit = finite(certificate.get("limit")) or _LIMIT
     ran = str(certificate.get("provider", "")).removesuffix("ExecutionProvider")
     sets = certificate.get("inputs")
     text = (
@@ -166,18 +177,31 @@ def _errors(certificate: Mapping[str, Any], source: str) -> Html:
         "over how far the parent moves from itself when its weights are moved by one rounding. The solid line is that "
         f"noise floor (1), the dashed line the limit ({limit:g}); the scale is logarithmic."
     )
-    headings = ("", "value", ">ratio", "", "verdict", ">largest difference", ">noise floor")
-    body: list[str] = [element("p", text, class_="soft"), table(headings, rows)]
-    if more:
-        body.append(element("p", f"{more} more inner values agree at least as well.", class_="soft"))
+    body: list[str] = [element("p", text, class_="soft"), _compared(certificate)]
     if certificate.get("detectable_fault") is not None:
         seen = f"A planted fault of {certificate['detectable_fault']:.0%} of one weight's spread was seen."
         body.append(element("p", seen))
+    if isinstance(proof := certificate.get("static"), Mapping) and proof.get("proved"):
+        body.append(
+            element(
+                "p",
+                f"By algebra {proof['proved']} of {proof.get('of')} changed values are the parent's: residual "
+                f"{_number(proof.get('residual'))}, of which rounding explains {_number(proof.get('rounding_bound'))}.",
+            )
+        )
     for warning in certificate.get("warnings") or ():
         body.append(element("p", f"Warning: {warning}", class_="warn"))
+    for other in certificate.get("also") or ():
+        body.append(element("h3", f"On {str(other.get('provider', '')).removesuffix('ExecutionProvider')}"))
+        body.append(_compared(other))
     if source:
         body.append(element("p", source, class_="soft"))
     return section("Errors against the noise floor", *body)
+
+
+def _status(comparison: Mapping[str, Any]) -> str:
+    status, excess = str(comparison.get("status")), comparison.get("excess")
+    return status if excess is None else f"{status}: {_number(excess)} of what is allowed"
 
 
 def _ratio(comparison: Mapping[str, Any]) -> float:
