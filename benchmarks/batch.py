@@ -136,10 +136,13 @@ def kill_often(
     subprocess.run(command(recipe, models, whole, *options), stdout=subprocess.DEVNULL, check=False)
     seconds = time.monotonic() - started
     expected = contents(whole)
+    if not expected:
+        raise SystemExit("the uninterrupted run made no child")
     note(f"uninterrupted: {len(expected)} files in {seconds:.1f} s")
     toll = Toll()
     while toll.batches + toll.workers < kills:
-        if _one_kill(command(recipe, models, out, *options), out, 2 * seconds / len(expected), draw, toll):
+        left = sum(not (out / name).is_file() for name in expected)
+        if _one_kill(command(recipe, models, out, *options), out, left, seconds / len(expected), draw, toll):
             _look(out, expected, toll, note)
             continue
         toll.ended += 1
@@ -157,17 +160,17 @@ def kill_often(
     return toll
 
 
-def _one_kill(words: list[str], out: Path, pause: float, draw: random.Random, toll: Toll) -> bool:
-    """Start a batch; after some more models are over, and up to ``pause`` seconds, kill it or a worker of its.
+def _one_kill(words: list[str], out: Path, left: int, pause: float, draw: random.Random, toll: Toll) -> bool:
+    """Start a batch; after some of the ``left`` models are over, and up to ``pause`` seconds, kill it or a worker.
 
     Returns:
         Whether there was still something to kill.
     """
-    wait_for = _over(out) + draw.choice((0, 1, 1, 2, 3))
+    wait_for = _over(out) + draw.randint(0, max(0, left - 1))
     pause = draw.uniform(0.0, pause)
     a_worker = (toll.batches + toll.workers) % 3 == 1
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as batch:
-        while _over(out) < wait_for and batch.poll() is None:
+        while batch.poll() is None and (_over(out) < wait_for or (a_worker and not descendants(batch.pid))):
             time.sleep(0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
             batch.wait(timeout=pause)
@@ -217,7 +220,7 @@ def _look(out: Path, expected: dict[str, str], toll: Toll, note: Callable[[str],
 
 def _outcomes(out: Path) -> dict[str, str]:
     document = json.loads((out / REPORTS[0]).read_text(encoding="utf-8"))
-    return {entry["model"]: entry["outcome"] for entry in document["models"]}
+    return {entry["model"]: f"{entry['outcome']} {entry['reason'] or ''}".strip() for entry in document["models"]}
 
 
 def _timed(words: Sequence[str], cores: set[int] | None = None) -> float:

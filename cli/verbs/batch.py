@@ -210,7 +210,7 @@ def _bars() -> Iterator[Any]:
     shown = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[counted]}"),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TimeRemainingColumn(),
         console=rich.console.Console(stderr=True),
@@ -219,18 +219,21 @@ def _bars() -> Iterator[Any]:
     class Bars(Watcher):
         def __init__(self) -> None:
             self.lock = threading.Lock()
-            self.bar = shown.add_task("models", total=None)
+            self.bar = shown.add_task("models", total=None, counted="")
+            self.over = 0
+            self.all = 0
             self.running: dict[str, Any] = {}
 
         def planned(self, to_do: int, up_to_date: int, jobs: int) -> None:
             del jobs
-            shown.update(self.bar, total=to_do + up_to_date)
+            self.all = to_do + up_to_date
+            shown.update(self.bar, total=self.all)
 
         def begun(self, model: str, stage: str) -> None:
             text = f"  {rich.markup.escape(model)}: {stage}"
             with self.lock:
                 if model not in self.running:
-                    self.running[model] = shown.add_task(text, total=None)
+                    self.running[model] = shown.add_task(text, total=None, counted="")
                 shown.update(self.running[model], description=text)
 
         def ended(self, entry: ModelEntry) -> None:
@@ -238,7 +241,8 @@ def _bars() -> Iterator[Any]:
                 row = self.running.pop(entry.model, None)
                 if row is not None:
                     shown.remove_task(row)
-            shown.advance(self.bar)
+                self.over += 1
+            shown.update(self.bar, completed=self.over, counted=f"{self.over}/{self.all}")
             if entry.outcome != "done" and not entry.up_to_date:
                 why = f": {' '.join(entry.reason.split())}" if entry.reason else ""
                 shown.console.print(f"{entry.model}: {entry.outcome}{why}", markup=False, highlight=False)

@@ -25,7 +25,7 @@ from onnxmorph.zoo.task import Attempt, Task, attempt
 
 __all__ = ["DaskEngine"]
 
-_CONNECT_SECONDS = 30
+_CONNECT_SECONDS = 10
 _IDLE_SECONDS = 30.0
 
 
