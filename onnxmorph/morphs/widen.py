@@ -211,6 +211,8 @@ class WidenPlan(Plan):
         if layer.fixed_width is not None:
             raise layer.fixed_width
         table = coupled_groups(child)
+        if (now := _axis_size(table, layer)) != self.before:
+            raise Refusal(f"{self.name} has {now} outputs, not {self.before}", code="layer-changed")
         group, size = resize_naturally(table, layer, self.to, interface=self.interface)
         _fill_for(group, size, self.fill)
         rng = np.random.Generator(np.random.PCG64(self.seed))

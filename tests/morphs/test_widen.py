@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -207,3 +208,15 @@ def test_a_logarithm_of_what_may_be_negative_refuses_random_channels() -> None:
         plan_widen(model, layers(model)[0], to=6, fill="zero-out")
     assert caught.value.code == "undefined"
     assert plan_widen(model, layers(model)[0], to=6).fill == "replicate"
+
+
+def test_a_plan_is_not_carried_out_twice_on_one_group() -> None:
+    """Layers that write into one sum have one width: what one plan has widened, the other finds changed."""
+    model = from_proto(build("topology/residual"))
+    plans = []
+    for layer in layers(model):
+        with contextlib.suppress(Refusal):
+            plans.append(plan_widen(model, layer, by=1.5))
+    with pytest.raises(Refusal, match="outputs, not") as raised:
+        apply(model, plans)
+    assert raised.value.code == "layer-changed"
