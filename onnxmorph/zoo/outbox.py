@@ -24,6 +24,9 @@ from onnxmorph.zoo.task import Attempt, MadeFile
 __all__ = ["Outbox"]
 
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(MadeFile))
+
+
 class Outbox:
     """The output's store together with the journal that knows what of it is this batch's."""
 
@@ -141,4 +144,7 @@ def _refused_place(entry: Mapping[str, Any], reason: str) -> dict[str, Any]:
 
 def _files(entry: Mapping[str, Any]) -> list[MadeFile]:
     """The files of a journal's entry, the model last."""
-    return [MadeFile(**file) for file in entry.get("files", ())]
+    try:
+        return [MadeFile(**{name: file[name] for name in _FIELDS if name in file}) for file in entry.get("files", ())]
+    except (AttributeError, TypeError):
+        return []  # of another version: what lies there does not count as this batch's own

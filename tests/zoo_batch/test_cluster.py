@@ -35,6 +35,13 @@ def test_without_dask_the_extra_is_named(
         run_batch(recipe, [zoo("x.onnx")], tmp_path / "out", settings)
 
 
+def test_no_cluster_sees_the_memory_of_this_process(zoo: Zoo, recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    settings = Settings(engine="dask", scheduler="tcp://127.0.0.1:9", state=tmp_path / "state")
+    with pytest.raises(SelectionError, match="no cluster sees"):
+        run_batch(recipe, [zoo("x.onnx")], "memory://out", settings)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
