@@ -255,6 +255,8 @@ class GraphModule(torch.nn.Module):
 
     def _taken(self, name: str, value: Any) -> Any:
         if isinstance(value, np.ndarray | np.generic):
+            if value.dtype.kind in "OSU":
+                raise Refusal(f"the input '{name}' is of strings, which cannot be computed with", code="input-type")
             value = torch.from_numpy(np.array(value))
         wanted = self._input_types.get(name)
         if wanted is None or not isinstance(value, Tensor):
