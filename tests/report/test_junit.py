@@ -156,3 +156,21 @@ def test_the_worst_is_a_wrong_child_then_what_could_not_be_checked_then_a_refusa
     assert exit_code([fine, refused, usage]) == 2 and exit_code([fine, refused]) == 3
     assert exit_code([]) == exit_code([fine, Outcome("s", "skipped")]) == 0
     assert reading([fine, wrong, fine]) == "2 equivalent, 1 not equivalent"
+
+
+def test_each_provider_has_its_own_cases() -> None:
+    other = certificate(equivalent=False, provider="CUDAExecutionProvider")
+    both = certificate(equivalent=True, also=[other])
+    both["equivalent"], both["failures"] = False, [f"on CUDA: {failure}" for failure in other["failures"]]
+    root = check_schema(junit_xml([suite_of(of_certificate("p", both))]))
+    failed = {str(case.get("classname")) for case in root.iter("testcase") if case.find("failure") is not None}
+    assert failed == {"p on CUDA.outputs", "p on CUDA.inner values"}
+    assert sum(case.get("name") == "output y" for case in root.iter("testcase")) == 2
+
+
+def test_what_is_told_and_does_not_count_fails_nothing() -> None:
+    judged = certificate(equivalent=True)
+    judged["inner"][0]["status"] = "differs"
+    judged["outputs"][0] |= {"status": "within-tolerance", "tolerance": {"absolute": 1.0}, "excess": 0.5}
+    root = check_schema(junit_xml([suite_of(of_certificate("p", judged))]))
+    assert root.get("failures") == "0" and root.get("skipped") == "2"

@@ -152,3 +152,24 @@ def test_text_is_escaped_where_it_enters() -> None:
     assert element("p", "<b>", Html("<i></i>"), class_='"x', data_y=None) == '<p class="&quot;x">&lt;b&gt;<i></i></p>'
     assert "<details>" in table(("name",), [("x",)] * 100) and "<details>" not in table(("name",), [("x",)] * 20)
     Reader(document("<t>", "<p>", table((">n", ""), [("1", "<")])))
+
+
+def test_tolerances_other_providers_and_proofs_are_told() -> None:
+    from onnxmorph.report.morph import Told, morph_page
+    from tests.report.pages import chain
+
+    value = {
+        "name": "y",
+        "status": "within-tolerance",
+        "max_abs": 0.5,
+        "noise_floor": 0.1,
+        "ratio": 99.0,
+        "excess": 0.5,
+    }
+    told = {"equivalent": True, "provider": "CPUExecutionProvider", "inputs": 3, "limit": 16.0, "outputs": [value]}
+    proof = {"proved": 1, "of": 2, "residual": 1e-8, "rounding_bound": 1e-6, "values": []}
+    other = {**told, "provider": "CUDAExecutionProvider", "outputs": [{**value, "name": "on the other"}]}
+    page = morph_page(chain(1), chain(1), Told(certificate={**told, "static": proof, "also": [other]}))
+    text = Reader(page).text
+    for words in ("within-tolerance: 0.5 of what is allowed", "On CUDA", "on the other", "By algebra 1 of 2", "(16)"):
+        assert words in text, words
