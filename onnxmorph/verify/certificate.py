@@ -184,9 +184,11 @@ class Certificate:
             lines.append(f"a planted fault of {self.detectable_fault:.0%} of one weight's spread was seen")
         if self.static is not None and self.static["proved"]:
             found = self.static
+            explained = found["residual"] <= 2 * found["rounding_bound"]
             lines.append(
-                f"by algebra {found['proved']} of {found['of']} changed value(s) are the parent's: residual "
-                f"{found['residual']:.2g}, of which rounding explains {found['rounding_bound']:.2g}"
+                f"by algebra {found['proved']} of {found['of']} changed value(s) {'' if explained else 'do not '}come "
+                f"to the parent's: residual {found['residual']:.2g}, of which rounding explains "
+                f"{found['rounding_bound']:.2g}"
             )
         lines += _reached(self.coverage)
         lines += [f"failure: {failure}" for failure in self.failures]

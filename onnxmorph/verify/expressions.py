@@ -284,12 +284,20 @@ class Algebra:
         one, other = self._spread(one, rows), self._spread(other, rows)
         zero = (0,) * max(self._rank(one), self._rank(other))
         biases = one.bias, other.bias
-        size = 1.0 + np.abs(biases[0]) * other.size + np.abs(biases[1]) * one.size + np.abs(biases[0] * biases[1])
+        size = (
+            one.size * other.size
+            + np.abs(biases[0]) * other.size
+            + np.abs(biases[1]) * one.size
+            + np.abs(biases[0] * biases[1])
+        )
         axis = one.axis if one.axis is not None else other.axis
         new = Expression(rows, {}, biases[0] * biases[1], size, max(one.depth, other.depth), axis)
         plain = [Expression(rows, x.terms, np.zeros(rows), x.size, x.depth, x.axis) for x in (one, other)]
         silent = self._constant_rows(plain[0]) | self._constant_rows(plain[1])
-        marks = [self._marks(x) for x in plain]
+        # Half of a row times another is half of their product: largest coefficients of 1, and the rest outside.
+        largest = [np.where(silent, 1.0, _largest(x)) for x in plain]
+        unit = [self.scaled(x, 1.0 / one) for x, one in zip(plain, largest, strict=True)]
+        marks = [self._marks(x) for x in unit]
         group: Group = ("products", len(zero))
         table = self._tables.setdefault(group, _Table())
         placed: dict[Group, list[tuple[int, int, float]]] = {}
@@ -299,10 +307,11 @@ class Algebra:
             (first, first_margin), (second, second_margin) = marks[0][row], marks[1][row]
             mark = abs(first * second)
             margin = abs(first) * second_margin + abs(second) * first_margin + first_margin * second_margin
-            found = self._product(table, plain, row, mark, margin)
+            found = self._product(table, unit, row, mark, margin)
             if found is None:
-                found = table.add(mark, (plain[0], plain[1]), row), 1.0
-            placed.setdefault(group, []).append((row, *found))
+                found = table.add(mark, (unit[0], unit[1]), row), 1.0
+            factor = found[1] * float(largest[0][row] * largest[1][row])
+            placed.setdefault(group, []).append((row, found[0], factor))
         self._place(new, placed, zero)
         for bias, x in zip(biases[::-1], plain, strict=True):
             if bias.any():
@@ -344,11 +353,7 @@ class Algebra:
 
     def _constant_rows(self, x: Expression) -> Array:
         """Rows that do not depend on anything."""
-        largest = np.zeros(x.rows)
-        for term in x.terms.values():
-            for tap in term.taps.values():
-                largest = np.maximum(largest, np.abs(tap).max(axis=1, initial=0.0))
-        return np.asarray(largest <= self.unit * max(x.depth, 1) * x.size)
+        return np.asarray(_largest(x) <= self.unit * max(x.depth, 1) * x.size)
 
     # -- comparing ---------------------------------------------------------------------------------------------------
 
@@ -356,6 +361,11 @@ class Algebra:
         """Largest difference of two coefficients, and how much of it rounding can explain, both over the largest."""
         if parent.rows != child.rows:
             raise Unsupported("different numbers of channels")
+        functions = [{group[1][0] for group in x.terms if group[0] == "atoms"} for x in (parent, child)]
+        alone = functions[0] - functions[1], functions[1] - functions[0]
+        if all(alone):
+            names = " and ".join(min(names) for names in alone)
+            raise Unsupported(f"{names}, which may be one function in two spellings")
         apart = self.total(parent, child, -1.0, tidy=False)
         scale = max(parent.scale(), 1e-300)
         if not np.isfinite(scale):
@@ -462,6 +472,15 @@ def _merged(one: Term, other: Term) -> Term:
             wide = taps.setdefault(offset, np.zeros((tap.shape[0], len(columns))))
             wide[:, places] += tap
     return Term(columns, taps, one.stride)
+
+
+def _largest(x: Expression) -> Array:
+    """For each row its largest coefficient, in magnitude."""
+    largest = np.zeros(x.rows)
+    for term in x.terms.values():
+        for tap in term.taps.values():
+            largest = np.maximum(largest, np.abs(tap).max(axis=1, initial=0.0))
+    return largest
 
 
 def _difference(left: Term | None, row: int, right: Term | None, other_row: int, sign: int, offset: Offset) -> float:

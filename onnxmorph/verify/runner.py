@@ -13,7 +13,7 @@ from onnxmorph._ir import ir
 from onnxmorph.verify.compare import flatten
 from onnxmorph.verify.feeds import Feeds
 from onnxmorph.verify.noise import is_floating, with_tensors
-from onnxmorph.verify.runtime import Prepared, Session, open_session, prepare
+from onnxmorph.verify.runtime import Prepared, Session, open_session, prepare, providers_by_node
 from onnxmorph.verify.stochastic import cut
 from onnxmorph.verify.upcast import upcast
 
@@ -81,6 +81,16 @@ class Stage:
             # The model is kept beside, so that its id is nobody else's.
             self._prepared[key] = (model, prepare(upcast(made) if self.wide else made))
         return self._prepared[key][1]
+
+    def providers(self, model: ir.Model, feeds: Feeds) -> dict[str, str]:
+        """Which execution provider ran each node of a model on these inputs, from a profile of one run.
+
+        Raises:
+            RuntimeFailure: It cannot be loaded or run.
+        """
+        form = self._prepare(model, drawing=False).form
+        fed = {name: _widened(value) for name, value in feeds.items()} if self.wide else feeds
+        return providers_by_node(form, fed, self.provider)
 
     def varied(
         self,

@@ -41,7 +41,7 @@ _CHANNELWISE = frozenset(
 )
 _IDEMPOTENT = frozenset({"Abs", "Sign", "Clip"})
 _MIRRORS = {
-    **dict.fromkeys(("Gelu", "HardSwish", "Softplus", "Swish"), Mirror(slope=1.0)),
+    **dict.fromkeys(("Gelu", "Softplus"), Mirror(slope=1.0)),  # Gelu: that by Tanh; the other is a product
     **dict.fromkeys(("Tanh", "Erf", "Softsign", "Sign"), Mirror(factor=-1.0)),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), Mirror(factor=-1.0)),
     **dict.fromkeys(("Sigmoid", "HardSigmoid"), Mirror(factor=-1.0, shift=1.0)),
@@ -280,7 +280,7 @@ class _Reader:
 
     def _bent(self, x: Expression, slopes: Array) -> Expression:
         return self._algebra.applied(
-            [("Relu", float(slope)) for slope in slopes],
+            [("Relu", _rounded(float(slope))) for slope in slopes],
             x,
             mirror=[Mirror(slope=1.0 + float(slope)) for slope in slopes],
             idempotent=bool((slopes == 0).all()),
@@ -289,24 +289,43 @@ class _Reader:
 
     def _function(self, node: ir.Node, place: _Place, depth: int) -> Expression:
         x = self._value(node.inputs[0], place, depth)
-        facts: list[Any] = [node.op_type]
-        facts += [(key, repr(attribute.value)) for key, attribute in sorted(node.attributes.items())]
-        for value in node.inputs[1:]:
+        op, facts = node.op_type, _facts(node)
+        # What is a product however it is spelled: its own mirror and zero follow.
+        if op == "Gelu" and facts.get("approximate", b"none") == b"none":
+            return self._algebra.multiplied(self._unary("Erf", {}, x, 0.5**0.5, (0.5, 0.5)), x)
+        if op == "HardSwish":
+            return self._algebra.multiplied(self._unary("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}, x), x)
+        if op == "Swish":
+            return self._algebra.multiplied(self._unary("Sigmoid", {}, x, float(facts.get("alpha", 1.0))), x)
+        for place_of, value in enumerate(node.inputs[1:], 1):
             array = constant(value) if value is not None else None
             if value is not None and (array is None or array.size > 1):
-                raise Unsupported(f"{node.op_type} with inputs that are no numbers")
-            facts.append(None if array is None else float(array.reshape(-1)[0]))
-        identity = tuple(facts)
-        mirror = _MIRRORS.get(node.op_type)
-        if node.op_type == "HardSigmoid" and _float(node, "beta", 0.5) != 0.5:
-            mirror = None
-        return self._algebra.applied(
-            identity,
+                raise Unsupported(f"{op} with inputs that are no numbers")
+            facts[f"input {place_of}"] = None if array is None else float(array.reshape(-1)[0])
+        return self._unary(op, facts, x)
+
+    def _unary(
+        self,
+        op: str,
+        facts: Mapping[str, Any],
+        x: Expression,
+        inner: float = 1.0,
+        outer: tuple[float, float] = (1.0, 0.0),
+    ) -> Expression:
+        """``outer[0] f(inner x) + outer[1]``."""
+        if inner != 1.0:
+            x = self._algebra.scaled(x, np.asarray(inner))
+        mirror = None if op == "HardSigmoid" and facts.get("beta", 0.5) != 0.5 else _MIRRORS.get(op)
+        made = self._algebra.applied(
+            (op, *sorted((key, _rounded(value)) for key, value in facts.items())),
             x,
             mirror=mirror,
-            idempotent=node.op_type in _IDEMPOTENT,
-            at_constant=lambda _row, number: 0.0 if number == 0 and node.op_type in _ZERO_AT_ZERO else None,
+            idempotent=op in _IDEMPOTENT,
+            at_constant=lambda _row, number: 0.0 if number == 0 and op in _ZERO_AT_ZERO else None,
         )
+        if outer == (1.0, 0.0):
+            return made
+        return self._algebra.scaled(made, np.asarray(outer[0]), np.full(made.rows, outer[1]))
 
 
 def prove(
@@ -413,6 +432,27 @@ def _per_channel(array: Array, rows: int, place: _Place) -> Array:
     if array.size != rows or array.ndim < behind or array.shape[array.ndim - behind] != rows:
         raise Unsupported("a constant that differs from place to place")
     return array.reshape(-1)
+
+
+def _facts(node: ir.Node) -> dict[str, Any]:
+    """Attributes of a node, those left out as their operator's definition has them."""
+    import onnx
+
+    facts: dict[str, Any] = {}
+    try:
+        for name, attribute in onnx.defs.get_schema(node.op_type, "").attributes.items():
+            if attribute.default_value.type:
+                facts[name] = onnx.helper.get_attribute_value(attribute.default_value)
+    except onnx.defs.SchemaError:
+        pass
+    for name, given in node.attributes.items():
+        facts[name] = given.as_string().encode() if given.type == ir.AttributeType.STRING else given.value
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """A parameter as it identifies a function: to the digits that float32 keeps."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _int(node: ir.Node, name: str, default: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +51,7 @@ _GROUP_BYTES = 48 << 20
 _PROBED_VALUES = 16
 _SECONDS_TO_LOCATE = 10.0
 _STATIC_MARGIN = 2.0
+_LISTED_NODES = 20
 
 
 class ChildFailure(RuntimeFailure):
@@ -168,6 +171,8 @@ class Verification:
         )
         self._near = [self._open_near()]
         self._far = self._open_far()
+        if sets and certificate.provider != "CPUExecutionProvider":
+            self._note_providers(sets[0].feeds)
         groups = self._groups(sets[0].feeds) if sets else []
         used: list[InputSet] = []
         failing = left_out = 0
@@ -216,6 +221,24 @@ class Verification:
                 seed=self.request.seed,
                 deadline=self.request.deadline,
             )
+
+    def _note_providers(self, feeds: Feeds) -> None:
+        """Which provider really ran the nodes: a session of one may leave some of them to another."""
+        nodes: dict[str, dict[str, Any]] = {}
+        for title, model in (("parent", self.parent), ("child", self.child)):
+            with contextlib.suppress(RuntimeFailure):
+                ran = self.stage.providers(model, feeds)
+                elsewhere = sorted(name for name, provider in ran.items() if provider != self.stage.provider)
+                nodes[title] = {
+                    "nodes": dict(sorted(Counter(ran.values()).items())),
+                    "elsewhere": elsewhere[:_LISTED_NODES],
+                }
+                if elsewhere:
+                    self.certificate.warnings.append(
+                        f"{len(elsewhere)} of {len(ran)} nodes of the {title} did not run on "
+                        f"{self.stage.provider.removesuffix('ExecutionProvider')}, such as {elsewhere[0]!r}"
+                    )
+        self.certificate.settings = {**self.certificate.settings, "nodes": nodes}
 
     def _locate(self) -> None:
         """Names the first value that differs, looking inside where only outputs were seen to."""

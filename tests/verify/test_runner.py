@@ -98,6 +98,25 @@ def test_every_inner_value_when_asked() -> None:
     assert [leaf.name for leaf in certificate.inner] == ["h", "n", "r", "p", "f", "z"]
 
 
+def test_which_provider_ran_each_node_is_in_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(CPU, ["y"])
+    ran = stage.providers(MODEL, FEEDS)
+    assert len(ran) == 7 and set(ran.values()) == {CPU}
+    # A provider that leaves one node to another, as CUDA may: what a session of it would give stands in.
+    other = "CUDAExecutionProvider"
+    monkeypatch.setattr(runtime, "choose_providers", lambda wanted: [runtime.ProviderChoice(other, "for the test")])
+    real = runtime.Session.__init__
+
+    def on_cpu(self: runtime.Session, form: object, provider: str, **options: object) -> None:
+        real(self, form, CPU, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runtime.Session, "__init__", on_cpu)
+    certificate = verify(MODEL, MODEL)
+    assert certificate.settings["nodes"]["parent"]["nodes"] == {CPU: 7}
+    assert certificate.settings["tf32"] is False
+    assert any("7 of 7 nodes of the child did not run on CUDA" in warning for warning in certificate.warnings)
+
+
 def test_both_providers_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = runtime.ProviderChoice(CPU, "for the test")
     monkeypatch.setattr(runtime, "choose_providers", lambda wanted: [choice, choice])

@@ -161,6 +161,31 @@ def test_identity_residual_parametric_and_paths() -> None:
     assert not follows(proof(parent, bent, h=(2, 6), r=(2, 6)))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("y = Gelu(h)", 'y = Gelu<approximate="none">(h)'),
+        ("y = Gelu(h)", ACTIVATIONS["gelu"].replace("a = ", "y = ")),
+        ("y = HardSwish(h)", ACTIVATIONS["hard swish in pieces"].replace("a = ", "y = ")),
+        ("y = Elu(h)", "y = Elu<alpha=1.0>(h)"),
+        ("y = LeakyRelu(h)", "y = LeakyRelu<alpha=0.01>(h)"),
+    ],
+)
+def test_one_function_in_two_spellings(one: str, other: str) -> None:
+    w = weights(8, 5)
+    models = [small_model(FLAT, f"h = MatMul(x, w)\n {body}", {"w": w}, opset=20) for body in (one, other)]
+    assert follows(proof(*models, h=(2, 5)))
+
+
+def test_spellings_that_are_not_known_to_be_one_are_not_called_wrong() -> None:
+    w = weights(8, 5)
+    body = "h = MatMul(x, w)\n y = {}"
+    relu = small_model(FLAT, body.format("Relu(h)"), {"w": w})
+    clip = small_model(FLAT, body.format("Clip(h, zero)"), {"w": w, "zero": np.zeros((), np.float32)})
+    found = proof(relu, clip, h=(2, 5))
+    assert found["proved"] == 0 and "two spellings" in found["values"][0]["reason"]
+
+
 def test_what_has_no_algebra_is_named() -> None:
     parent = small_model(FLAT, "h = MatMul(x, w)\n s = Softmax(h)\n y = MatMul(s, v)", {"w": weights(8, 6), "v": weights(6, 5)})  # fmt: skip  # noqa: E501
     child = small_model(FLAT, "k = MatMul(x, w)\n s2 = Softmax(k)\n y = MatMul(s2, v)", {"w": weights(8, 6), "v": weights(6, 5)})  # fmt: skip  # noqa: E501
