@@ -55,6 +55,7 @@ class Change:
         notes: Things a user should know, one sentence each.
         index_maps: Per stored tensor of the child that was rewritten, where the indices of its axes come from, as JSON:
             ``{name: {"parent": name, "axes": {axis: {"parent_size": n, "sources": [...]}}}}``; -1 is new.
+        resized: Names of computed values whose shape changed: they are on no border, whatever else changes.
     """
 
     factors: tuple[NewFactor, ...] = ()
@@ -62,6 +63,7 @@ class Change:
     frontier: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     index_maps: Mapping[str, Any] = field(default_factory=dict)
+    resized: tuple[str, ...] = ()
 
 
 class Plan(abc.ABC):
@@ -139,8 +141,10 @@ class Child:
 
     @property
     def frontier(self) -> tuple[str, ...]:
-        """Values at the borders of what changed that both models have, each once."""
-        return tuple(dict.fromkeys(name for change in self.changes for name in change.frontier))
+        """Values at the borders of what changed that both models have, each once; none that any change has resized."""
+        resized = {name for change in self.changes for name in change.resized}
+        found = dict.fromkeys(name for change in self.changes for name in change.frontier)
+        return tuple(name for name in found if name not in resized)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ class FoldPlan(Plan):
             raise Refusal(f"there is no {self.kind} to fold at '{name}' any more", code="fold-gone")
         edited = rule.carry_out(view, [found[place] for place in self.places])
         names = tuple(dict.fromkeys(name for name in edited.frontier if name))
-        return Change((), 0.0, names, edited.notes, edited.index_maps)
+        return Change((), 0.0, names, edited.notes, edited.index_maps, edited.resized)
 
 
 def _kinds(only: str | Collection[str] | None) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ class _Folder:
             return False
         names = tuple(dict.fromkeys(name for name in edited.frontier if name))
         self.plans.append(plan)
-        self.changes.append(Change((), 0.0, names, edited.notes, edited.index_maps))
+        self.changes.append(Change((), 0.0, names, edited.notes, edited.index_maps, edited.resized))
         files.add_record(self.model, plan.record())
         if edited.index_maps:
             files.add_index_maps(self.model, edited.index_maps)

@@ -160,7 +160,7 @@ class ShrinkPlan(Plan):
         constant = {group: _constant(kept[group], known[group]) for group in maps}
         edited = drop_channels(view, kept, stands_for, constant)
         notes = () if self.exact else (f"{self.name}: not a morphism, the child computes something else",)
-        return Change((), 0.0, edited.frontier, notes, edited.index_maps)
+        return Change((), 0.0, edited.frontier, notes, edited.index_maps, edited.resized)
 
 
 @dataclass(frozen=True)

@@ -222,13 +222,14 @@ class WidenPlan(Plan):
             _filling(self.fill, group, index_map, self.seed) if scheme is None else scheme.filling(index_map, self.seed)
         )
         tensor_maps, frontier = TensorMaps({group: index_map}, copies), group.frontier
+        resized = group.resized
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
             scheme.rescale(child)
         notes = [f"widened with it: {', '.join(written.tensors)}"] if len(written.tensors) > 1 else []
         if self.interface:
             notes.append("the model's signature has changed")
-        return Change((), 0.0, frontier, tuple(notes), index_maps=tensor_maps.to_json())
+        return Change((), 0.0, frontier, tuple(notes), tensor_maps.to_json(), resized)
 
 
 def coupled_groups(model: ir.Model) -> GroupTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -105,7 +106,7 @@ class _Writer:
     def ints(self, name: str, *numbers: int) -> str:
         return self.tensor(name, np.array(numbers, np.int64))
 
-    def node(self, op: str, inputs: list[str], *outputs: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, list(outputs), name=f"/{outputs[0]}/{op}", **attributes))
         return outputs[0]
 
@@ -146,7 +147,7 @@ def _layer(writer: _Writer, layout: Layout, place: int, value: str, inputs: int)
         operands.append(writer.weight(f"{name}.P", both, 3 * hidden) if layout.peepholes else "")
     while not operands[-1]:
         operands.pop()
-    attributes: dict[str, object] = {"hidden_size": hidden, "direction": layout.direction}
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": layout.direction}
     if layout.candidate:
         functions = list(_ACTIVATIONS[layout.op])
         functions[min(1, len(functions) - 1)] = layout.candidate
@@ -198,7 +199,7 @@ def _initial(writer: _Writer, layout: Layout, name: str) -> str:
 def _read(writer: _Writer, layout: Layout, name: str, width: int) -> tuple[str, int]:
     """Directions side by side on the last axis."""
     if layout.reads == "squeezed":
-        axes = {"axes": [1]} if layout.opset < 13 else {}
+        axes: dict[str, Any] = {"axes": [1]} if layout.opset < 13 else {}
         given = [] if axes else [writer.ints(f"{name}.axes", 1)]
         return writer.node("Squeeze", [f"{name}.Y", *given], f"{name}.out", **axes), width
     sequence, last = [0, 2, 1, 3], [1, 0, 2]

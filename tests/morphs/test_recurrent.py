@@ -14,7 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.layers import layers
 from onnxmorph.graph.recurrent import GATES
-from onnxmorph.morphs import plan_shrink, plan_widen
+from onnxmorph.morphs import plan_fold, plan_shrink, plan_widen
+from onnxmorph.plan import apply
+from onnxmorph.verify import verify
 from tests.morphs.oracle import assert_same, from_proto
 from tests.morphs.recurrent_nets import Layout, layouts, net
 
@@ -77,7 +79,7 @@ def attention(seed: int = 0, scored: str = "GRU") -> onnx.ModelProto:
     """An encoder, a decoder that starts from its last state, scores between the two, and a head on the context."""
     random = np.random.default_rng(seed)
     hidden, gates = 4, GATES[scored]
-    stored = {"head": (hidden, 3)}
+    stored: dict[str, tuple[int, ...]] = {"head": (hidden, 3)}
     for name, inputs in (("enc", 3), ("dec", 2)):
         stored[f"{name}.W"], stored[f"{name}.R"] = (1, gates * hidden, inputs), (1, gates * hidden, hidden)
         stored[f"{name}.B"] = (1, 2 * gates * hidden)
@@ -106,12 +108,12 @@ def attention(seed: int = 0, scored: str = "GRU") -> onnx.ModelProto:
         for name, shape in stored.items()
     ]
     tensors.append(numpy_helper.from_array(np.array([1]), "one"))
-    inputs = [
+    given = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", "N", 3]),
         helper.make_tensor_value_info("t", TensorProto.FLOAT, ["S", "N", 2]),
     ]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 3)]
-    graph = helper.make_graph(nodes, "attention", inputs, outputs, tensors)
+    graph = helper.make_graph(nodes, "attention", given, outputs, tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -173,3 +175,17 @@ def test_units_that_are_scored_as_zeros_go_again(op: str) -> None:
     plan = plan_shrink(grown, cell(grown, "dec"), to=4)
     assert plan.exact
     assert_same(proto, plan.apply(grown).model)
+
+
+def test_a_layer_and_the_one_that_reads_it_grow_in_one_go_and_are_folded_back() -> None:
+    proto = net(Layout("LSTM", hidden=6, layers=2, initial="stored"))
+    parent = from_proto(proto)
+    plans = [plan_widen(parent, cell(parent, name), to=8) for name in ("cell0", "cell1")]
+    child = apply(parent, plans)
+    # What the second layer gives was at the border of the first change, but has another shape now.
+    assert set(child.frontier) == {"y"}
+    assert verify(parent, child.model, frontier=[(name, name) for name in child.frontier]).equivalent
+    folded = apply(child.model, plan_fold(child.model))
+    assert [layer.out_channels for layer in layers(folded.model)] == [6, 6, 2]
+    assert set(folded.frontier) == {"y"}
+    assert_same(proto, folded.model)

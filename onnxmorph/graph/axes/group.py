@@ -136,6 +136,13 @@ class Group:
                 found.update((output.name, None) for output in node.outputs if output not in holds and output.name)
         return tuple(found)
 
+    @property
+    def resized(self) -> tuple[str, ...]:
+        """Names of the computed values that hold the group's indices: their shapes change with it."""
+        return tuple(
+            dict.fromkeys(member.value.name for member in self.members if not member.is_stored and member.value.name)
+        )
+
     def refusal(self, *, interface: bool = False) -> Refusal | None:
         """Why the group cannot change, ``None`` when it can.
 

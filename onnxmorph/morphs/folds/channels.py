@@ -80,11 +80,12 @@ class _ChannelRule(Rule):
         drops = [self._drops[finding] for finding in findings]
         maps = {drop.group: IndexMap.keep(drop.group.size, drop.kept) for drop in drops}
         frontier = tuple(name for drop in drops for name in drop.group.frontier)
+        resized = tuple(name for drop in drops for name in drop.group.resized)
         tensor_maps = TensorMaps(maps)
         rewrite(view.model, maps, _added({drop.group: drop for drop in drops}))
         index_maps = tensor_maps.to_json()
         made = [node for drop in drops for node in _into_biases(view, drop)]
-        return Edited(frontier, tuple(made), (), index_maps)
+        return Edited(frontier, tuple(made), (), index_maps, resized)
 
     def _finding(self, view: View, drop: _Drop, what: str) -> Finding | None:
         named = _where(view, drop.group)
@@ -103,8 +104,9 @@ class _ChannelRule(Rule):
         return finding
 
     def _alone(self, view: View, drop: _Drop) -> Edited:
+        frontier, resized = drop.group.frontier, drop.group.resized
         rewrite(view.model, {drop.group: IndexMap.keep(drop.group.size, drop.kept)}, _added({drop.group: drop}))
-        return Edited(drop.group.frontier, _into_biases(view, drop))
+        return Edited(frontier, _into_biases(view, drop), resized=resized)
 
 
 class DeadRule(_ChannelRule):
@@ -492,11 +494,12 @@ def drop_channels(
         drops.append(_Drop(group, channels, stands_for[group], constants))
     maps = {one.group: IndexMap.keep(one.group.size, one.kept) for one in drops}
     frontier = tuple(name for one in drops for name in one.group.frontier)
+    resized = tuple(name for one in drops for name in one.group.resized)
     tensor_maps = TensorMaps(maps)
     rewrite(view.model, maps, _added({one.group: one for one in drops}))
     index_maps = tensor_maps.to_json()
     made = [node for one in drops for node in _into_biases(view, one)]
-    return Edited(frontier, tuple(made), (), index_maps)
+    return Edited(frontier, tuple(made), (), index_maps, resized)
 
 
 def magnitudes(group: Group) -> NDArray[np.float64]:

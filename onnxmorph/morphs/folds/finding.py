@@ -53,12 +53,14 @@ class Edited:
         nodes: Nodes that are new.
         notes: Things a user should know.
         index_maps: Per stored tensor that lost indices, where those that stay come from; see :class:`Change`.
+        resized: Names of computed values whose shape changed.
     """
 
     frontier: tuple[str, ...] = ()
     nodes: tuple[ir.Node, ...] = ()
     notes: tuple[str, ...] = ()
     index_maps: dict[str, Any] = field(default_factory=dict)
+    resized: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,6 +308,7 @@ def together(edits: Iterable[Edited]) -> Edited:
         tuple(node for one in done for node in one.nodes),
         tuple(note for one in done for note in one.notes),
         maps,
+        tuple(name for one in done for name in one.resized),
     )
 
 
