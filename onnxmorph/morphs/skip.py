@@ -276,11 +276,12 @@ def _agree(option: str, one: Sequence[int], two: Sequence[int], first: LinearLay
         return len(one) == len(first.kernel) + 2 > 2 and len(two) == 2 and one[0] == two[0]
     if len(one) != len(two):
         return False
-    if option == "global-map":
-        return len(one) == len(first.kernel) + 2 > 2 and one[0] == two[0] and all(size == 1 for size in two[2:])
-    place = axis % len(two)
+    place, own = axis % len(two), first.output_axis % len(one)
     if option == "same":
-        return all(one[index] == two[index] for index in range(len(two)) if index != place)
+        return place == own and all(one[index] == two[index] for index in range(len(two)) if index != place)
+    if option == "global-map":
+        pooled = len(one) == len(first.kernel) + 2 > 2 and one[0] == two[0]
+        return place == 1 and pooled and all(size == 1 for size in two[2:])
     kind, _, sizes = option.partition(":")
     window = [int(size) for size in sizes.split("x")]
     rounded = [

@@ -87,3 +87,32 @@ def test_wrong_ways_round_and_modes_are_named() -> None:
         plan_skip(model, source="first", target="first")
     with pytest.raises(SelectionError, match="add or concat"):
         plan_skip(model, source="first", target="second", mode="sum")
+
+
+@pytest.mark.parametrize("mode", ["add", "concat"])
+@pytest.mark.parametrize("width", [1, 5])
+@pytest.mark.parametrize("length", [1, 9, 12])
+def test_channels_on_another_axis_are_no_channels(mode: str, width: int, length: int) -> None:
+    """A 1-D convolution gives (batch, channels, positions) and a MatMul behind a Transpose (batch, positions, channels):
+    sizes of 1, or as many positions as channels, must not make them look alike."""
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("c.weight", (12, 6, 3)), ("a.weight", (12, 8)), ("v.weight", (8, width)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "c.weight"], ["c"], name="c", pads=[1, 1]),
+        helper.make_node("Transpose", ["c"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["t", "a.weight"], ["a"], name="a"),
+        helper.make_node("Tanh", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "v.weight"], ["y"], name="v"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6, length])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", length, width])
+    graph = helper.make_graph(nodes, "axes", [x], [y], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = from_proto(proto)
+    with pytest.raises(Refusal) as raised:
+        plan_skip(model, source="c", target="v", mode=mode)
+    assert raised.value.code == "skip-shape"
+    assert_same(proto, plan_skip(model, source="a", target="v", mode=mode).apply(model).model)
