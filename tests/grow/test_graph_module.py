@@ -187,7 +187,7 @@ def test_gradients_agree_with_finite_differences(name: str, tmp_path: Path) -> N
     net = train.module(model)
     net.eval()
     net.double()
-    net._input_types = {key: None for key in net._input_types}
+    net._input_types = dict.fromkeys(net._input_types)
     _all_double(net._program)
     given = {key: torch.from_numpy(value) for key, value in feeds.items()}
     given = {key: value.double() if value.is_floating_point() else value for key, value in given.items()}

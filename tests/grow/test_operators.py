@@ -1,4 +1,4 @@
-"""Operators give what ONNX Runtime gives, over the generated zoo, the samples, options that exporters use, and onnx's tests."""
+"""Operators give what ONNX Runtime gives: over the generated zoo, the samples, and options that exporters use."""
 
 from __future__ import annotations
 
