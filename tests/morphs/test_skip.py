@@ -93,7 +93,7 @@ def test_wrong_ways_round_and_modes_are_named() -> None:
 @pytest.mark.parametrize("width", [1, 5])
 @pytest.mark.parametrize("length", [1, 9, 12])
 def test_channels_on_another_axis_are_no_channels(mode: str, width: int, length: int) -> None:
-    """A 1-D convolution gives (batch, channels, positions) and a MatMul behind a Transpose (batch, positions, channels):
+    """A 1-D convolution gives (batch, channels, positions), a MatMul behind a Transpose (batch, positions, channels):
     sizes of 1, or as many positions as channels, must not make them look alike."""
     rng = np.random.default_rng(0)
     weights = [
