@@ -6,6 +6,15 @@
 The parent has the layers of VGG16 (138 million parameters, 553 MB of external data; random weights at the scale of He,
 since no trained ones are at hand). The recipe expands the last convolution of the blocks with 64, 128 and 256 channels,
 ``(3:c)`` into ``(3:cx4)(1:c)``, as the paper does. What is measured is the whole process ``onnxmorph apply``.
+
+On two cores that nine other processes were using (wall time tells little there, CPU time and memory do), 2026-11-22::
+
+    parent: 138.4 million parameters
+    residual of the morphism equation: 3.1e-08
+    equivalent: 2 sets of inputs on CPU (as stored)
+    largest difference 2e-05; worst at 'fc8': 5.8 times the parent's own noise (limit 16)
+    a planted fault of 5% of one weight's spread was seen
+    onnxmorph apply: 90.2 s wall, 12.2 s cpu, 1828 MiB peak, exit code 0
 """
 
 from __future__ import annotations
