@@ -190,6 +190,7 @@ def _broken_by(parent: Any, child: Child, check: Check) -> str | None:
             inputs=check.inputs,
             shapes=check.shapes or None,
             seed=check.seed,
+            faults=False,  # they bear on what a verdict is worth, not on the verdict
         ).equivalent
 
     plans = child.plans
