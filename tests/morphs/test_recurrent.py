@@ -6,19 +6,25 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from onnxmorph.errors import Refusal
+from onnxmorph.graph.cost import Sample, cost
 from onnxmorph.graph.layers import layers
 from onnxmorph.graph.recurrent import GATES
-from onnxmorph.morphs import plan_fold, plan_shrink, plan_widen
+from onnxmorph.graph.shapes import Shapes
+from onnxmorph.graph.summary import summarise
+from onnxmorph.morphs import MORPHS, plan_fold, plan_shrink, plan_widen
 from onnxmorph.plan import apply
 from onnxmorph.verify import verify
-from tests.morphs.oracle import assert_same, from_proto
+from tests.morphs.oracle import assert_same, from_proto, run
 from tests.morphs.recurrent_nets import Layout, layouts, net
+from tests.zoo_graphs import example_inputs
 
 FILLS = ["zero-out", "zero-in", "replicate", "pair"]
 
@@ -189,3 +195,178 @@ def test_a_layer_and_the_one_that_reads_it_grow_in_one_go_and_are_folded_back() 
     assert [layer.out_channels for layer in layers(folded.model)] == [6, 6, 2]
     assert set(folded.frontier) == {"y"}
     assert_same(proto, folded.model)
+
+
+# -- signatures, bodies, and what is left alone ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_states_of_the_models_own_are_left_alone_unless_asked(op: str) -> None:
+    proto = net(Layout(op, "bidirectional", initial="input", reads="all"))
+    proto.graph.output.append(helper.make_tensor_value_info("cell0.Y_h", TensorProto.FLOAT, [2, "N", 4]))
+    model = from_proto(proto)
+    with pytest.raises(Refusal, match=r"graph input 'cell0\.h0'"):
+        plan_widen(model, cell(model), to=6)
+    child = ir.to_proto(plan_widen(model, cell(model), to=6, interface=True).apply(model).model)
+    onnx.checker.check_model(child, full_check=True)
+    feeds = example_inputs(proto)
+    wider = example_inputs(child, seed=1)
+    for name, array in feeds.items():
+        wider[name][..., : array.shape[-1]] = array
+    expected, got = run(proto, feeds), run(child, wider)
+    assert got["cell0.Y_h"].shape == (2, 2, 6)
+    # Whatever the new units start from, nobody sees them.
+    assert np.allclose(got["cell0.Y_h"][..., :4], expected["cell0.Y_h"], atol=1e-6)
+    assert np.allclose(got["y"], expected["y"], atol=1e-6)
+
+
+def stepwise(op: str) -> onnx.ModelProto:
+    """A recurrent layer in the body of a Scan, one step at a time, whose states the Scan carries."""
+    random = np.random.default_rng(0)
+    hidden, gates = 4, GATES[op]
+    states = ["h", "c"] if op == "LSTM" else ["h"]
+    info = helper.make_tensor_value_info
+    inner = [
+        helper.make_node("Unsqueeze", ["xt", "zero"], ["x3"]),
+        helper.make_node(
+            op,
+            ["x3", "W", "R", "B", "", *states],
+            ["", *(f"{state}2" for state in states)],
+            name="cell0",
+            hidden_size=hidden,
+        ),
+        helper.make_node("Squeeze", ["h2", "zero"], ["yt"]),
+    ]
+    body = helper.make_graph(
+        inner,
+        "body",
+        [
+            *(info(state, TensorProto.FLOAT, [1, "N", hidden]) for state in states),
+            info("xt", TensorProto.FLOAT, ["N", 3]),
+        ],
+        [
+            *(info(f"{state}2", TensorProto.FLOAT, [1, "N", hidden]) for state in states),
+            info("yt", TensorProto.FLOAT, ["N", hidden]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["batch"]),
+        helper.make_node("Concat", ["one", "batch", "hidden"], ["sizes"], axis=0),
+        helper.make_node("ConstantOfShape", ["sizes"], ["h0"]),
+        helper.make_node(
+            "Scan", ["h0"] * len(states) + ["x"], [*(f"{s}T" for s in states), "ys"], body=body, num_scan_inputs=1
+        ),
+        helper.make_node("MatMul", ["ys", "head"], ["y"], name="head"),
+    ]
+    weights = {"W": (1, gates * hidden, 3), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}
+    stored = [
+        numpy_helper.from_array((random.standard_normal(shape) * 0.5).astype(np.float32), name)
+        for name, shape in {**weights, "head": (hidden, 2)}.items()
+    ]
+    stored += [
+        numpy_helper.from_array(np.array([n]), name) for n, name in ((0, "zero"), (1, "one"), (hidden, "hidden"))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stepwise",
+        [info("x", TensorProto.FLOAT, ["T", "N", 3])],
+        [info("y", TensorProto.FLOAT, [None] * 3)],
+        stored,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("fill", ["zero-out", "replicate", "pair"])
+def test_in_the_body_of_a_scan_the_carried_states_grow_with_the_layer(op: str, fill: str) -> None:
+    proto = stepwise(op)
+    model = from_proto(proto)
+    child = plan_widen(model, cell(model), to=6, fill=fill).apply(model).model
+    assert cell(child).repeated and cell(child).out_channels == 6
+    assert_same(proto, child, roundings=64 if fill == "zero-out" else 512)
+
+
+@pytest.mark.parametrize("fill", ["zero-out", "zero-in", "replicate"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_a_batch_that_comes_first(op: str, fill: str) -> None:
+    # ONNX Runtime's CPU provider does not run layout 1; ONNX's own reference does, in one direction.
+    random = np.random.default_rng(0)
+    gates = GATES[op]
+    shapes = {"W": (1, gates * 4, 3), "R": (1, gates * 4, 4), "B": (1, 8 * gates), "h0": (2, 1, 4), "head": (4, 2)}
+    tensors = [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    nodes = [
+        helper.make_node(op, ["x", "W", "R", "B", "", "h0"], ["Y"], name="cell0", hidden_size=4, layout=1),
+        helper.make_node("MatMul", ["Y", "head"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "batch_first",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 5, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5, 1, 2])],
+        tensors,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = from_proto(proto)
+    assert cost(cell(model), Sample(model, Shapes.of(model))).macs == 5 * gates * 4 * (3 + 4)
+    child = ir.to_proto(plan_widen(model, cell(model), to=7, fill=fill).apply(model).model)
+    x = random.standard_normal((2, 5, 3)).astype(np.float32)
+    given: list[Any] = [ReferenceEvaluator(each).run(None, {"x": x}) for each in (proto, child)]
+    assert np.allclose(given[1][0], given[0][0], rtol=1e-5, atol=1e-5)
+
+
+def test_other_morphs_refuse_by_name_and_say_what_can() -> None:
+    model = from_proto(net(Layout("GRU")))
+    for morph in ("deepen", "kernel", "subnet"):
+        refusal = MORPHS[morph](model)(cell(model))
+        assert refusal is not None and "only its hidden size can be morphed; widen and shrink do that" in str(refusal)
+    assert MORPHS["widen"](model)(cell(model)) is None
+
+
+def test_weights_that_are_not_constant_are_refused_by_name() -> None:
+    for tensor, what in (("cell0.W", "weight"), ("cell0.R", "recurrence weight"), ("cell0.B", "bias")):
+        proto = net(Layout("LSTM"))
+        stored = next(one for one in proto.graph.initializer if one.name == tensor)
+        proto.graph.initializer.remove(stored)
+        proto.graph.input.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, list(stored.dims)))
+        model = from_proto(proto)
+        with pytest.raises(Refusal, match=f"its {what} .*is not known before a run"):
+            plan_widen(model, cell(model), to=6)
+
+
+def test_sizes_that_contradict_each_other_are_refused() -> None:
+    proto = net(Layout("LSTM"))
+    next(one for one in proto.graph.node[0].attribute if one.name == "hidden_size").i = 5
+    model = from_proto(proto)
+    with pytest.raises(Refusal, match="hidden_size 5 is not that of its weight, 4"):
+        plan_widen(model, cell(model), to=6)
+
+
+@pytest.mark.parametrize(("op", "inputs"), [("DynamicQuantizeLSTM", 12), ("AttnLSTM", 10)])
+def test_fused_variants_are_refused_by_name(op: str, inputs: int) -> None:
+    proto = net(Layout("LSTM"))
+    node = proto.graph.node[0]
+    node.op_type, node.domain = op, "com.microsoft"
+    node.input.extend([""] * (inputs - len(node.input)))
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model = from_proto(proto)
+    with pytest.raises(Refusal, match=op):
+        plan_widen(model, cell(model), to=6)
+
+
+@pytest.mark.parametrize(
+    ("layout", "parameters"),
+    [
+        (Layout("LSTM", "bidirectional", 4, peepholes=True), 2 * (16 * 3 + 16 * 4 + 32 + 12)),
+        (Layout("GRU", "forward", 5, bias=False), 15 * 3 + 15 * 5),
+        (Layout("RNN", "reverse", 2), 2 * 3 + 2 * 2 + 4),
+    ],
+)
+def test_cost_counts_every_step_and_direction(layout: Layout, parameters: int) -> None:
+    model = from_proto(net(layout))
+    summary = summarise(model)
+    row = next(row for row in summary.rows if row.layer.cell is not None)
+    assert row.cost.parameters == parameters
+    multiplied = layout.directions * GATES[layout.op] * layout.hidden * (3 + layout.hidden)
+    assert row.cost.macs == 5 * multiplied
+    assert summary.totals.parameters == parameters + layout.directions * layout.hidden * 2
