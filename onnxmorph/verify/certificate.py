@@ -176,8 +176,8 @@ class Certificate:
         if compared:
             worst = max(compared, key=lambda comparison: max(comparison.ratio, comparison.channel_ratio))
             lines.append(
-                f"largest difference {max(c.max_abs for c in compared):.2g}; worst at {worst.name!r}: "
-                f"{max(worst.ratio, worst.channel_ratio):.2g} times the parent's own noise (limit {self.limit:g})"
+                f"largest difference {_measured(max(c.max_abs for c in compared))}; worst at {worst.name!r}: "
+                f"{_measured(max(worst.ratio, worst.channel_ratio))} times the parent's own noise (limit {self.limit:g})"
             )
             lines.append(f"compared {len(self.outputs)} output(s) and {len(self.inner)} inner value(s)")
         if self.detectable_fault is not None:
@@ -187,8 +187,8 @@ class Certificate:
             explained = found["residual"] <= 2 * found["rounding_bound"]
             lines.append(
                 f"by algebra {found['proved']} of {found['of']} changed value(s) {'' if explained else 'do not '}come "
-                f"to the parent's: residual {found['residual']:.2g}, of which rounding explains "
-                f"{found['rounding_bound']:.2g}"
+                f"to the parent's: residual {_measured(found['residual'])}, of which rounding explains "
+                f"{_measured(found['rounding_bound'])}"
             )
         lines += _reached(self.coverage)
         lines += [f"failure: {failure}" for failure in self.failures]
@@ -199,6 +199,12 @@ class Certificate:
             lines.append(f"first difference: {found['kind']} {found['value']!r}{node}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def _measured(number: float) -> str:
+    """Two digits, and always a point or an exponent: what is measured is no count."""
+    text = f"{number:.2g}"
+    return text if any(mark in text for mark in ".en") else f"{text}.0"
 
 
 def _reached(coverage: Mapping[str, Any]) -> list[str]:

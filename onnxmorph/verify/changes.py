@@ -20,7 +20,8 @@ __all__ = ["Changes", "changes", "same_tensor"]
 
 _CHUNK = 1 << 22
 _DEEPEST = 100
-_INTEGER_LAYERS = ("MatMulInteger", "ConvInteger")
+_LAYERS = ("MatMulInteger", "ConvInteger", "Conv", "ConvTranspose", "Gemm", "MatMul")
+_PACKED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 
 
 @dataclass(frozen=True)
@@ -248,15 +249,19 @@ class _Comparison:
         return names, at_inputs
 
     def _packed(self, node: ir.Node) -> bool:
-        """Whether this node weighs by integers: they have no rounding, and what it computes from them is exact."""
-        return any(
-            value is not None
-            and value in self._tensors[0]
-            and self._tensors[0][value].size > 1
-            and self._tensors[0][value].dtype in (ir.DataType.INT8, ir.DataType.UINT8)
-            for value in node.inputs[1:2]
-            if node.op_type in _INTEGER_LAYERS
-        )
+        """Whether this node weighs by integers, as they are or unpacked: these have no rounding to move them by, and to
+        move what comes from upstream instead would make quantizers there jump, which the child does not."""
+        pending = [node.inputs[1]] if node.op_type in _LAYERS and len(node.inputs) > 1 else []
+        while pending:
+            value = pending.pop()
+            if value is None or not self.static(value):
+                continue
+            tensor, producer = self._tensors[0].get(value), value.producer()
+            if tensor is not None and tensor.size > 1 and tensor.dtype in _PACKED:
+                return True
+            if tensor is None and producer is not None:
+                pending += producer.inputs[:1]
+        return False
 
     def changed_rows(self, changed: Sequence[ir.Value]) -> dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]:
         before = {value.name: tensor for value, tensor in self._tensors[0].items()}

@@ -24,7 +24,7 @@ from onnxmorph.verify.values import ValueMaker
 
 __all__ = ["Feeds", "InputPlan", "InputSet", "InputSpec", "did_you_mean", "read_inputs"]
 
-_DISTRIBUTIONS = ("normal", "normal", "normal", "x10", "x0.1", "positive", "x0.001", "image", "normal", "normal")
+_DISTRIBUTIONS = ("normal", "normal", "smooth", "x10", "x0.1", "positive", "x0.001", "image", "smooth", "normal")
 _SWEEP_IDS = 1 << 14
 _MOST_SWEEPS = 8
 

@@ -15,6 +15,8 @@ from onnxmorph.verify.specs import InputSpec
 
 __all__ = ["ValueMaker"]
 
+_PATCHES = 4
+
 Array = np.ndarray[Any, Any]
 
 
@@ -130,8 +132,23 @@ def _signal(shape: tuple[int, ...], distribution: str, generator: np.random.Gene
         return generator.random(shape)
     if distribution == "image":
         return generator.random(shape) * 255
+    if distribution == "smooth":
+        return _smooth(shape, generator)
     scale = {"x10": 10.0, "x0.1": 0.1, "x0.001": 0.001}.get(distribution, 1.0)
     return generator.standard_normal(shape) * scale
+
+
+def _smooth(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Numbers that stay much the same over a quarter of every long axis, with a little noise.
+
+    Windows do not average them away, so that channels which white noise leaves on one side of zero come to the other.
+    """
+    coarse = [length if axis == 0 else min(length, _PATCHES) for axis, length in enumerate(shape)]
+    field = generator.standard_normal(coarse) * 3
+    for axis, (length, patches) in enumerate(zip(shape, coarse, strict=True)):
+        if length != patches:
+            field = np.take(field, np.arange(length) * patches // length, axis=axis)
+    return field + generator.standard_normal(shape) * 0.3
 
 
 def _mask(shape: tuple[int, ...], index: int, generator: np.random.Generator) -> Array:
