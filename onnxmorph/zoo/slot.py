@@ -65,6 +65,7 @@ class Slot:
         self._worker: subprocess.Popen[bytes] | None = None
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._complaints: list[str] = []
+        self._listener: threading.Thread | None = None
 
     def run(
         self,
@@ -153,7 +154,8 @@ class Slot:
         self._lines = queue.Queue()
         self._complaints = []
         threading.Thread(target=_pump, args=(worker.stdout, self._lines.put), daemon=True).start()
-        threading.Thread(target=_pump, args=(worker.stderr, _last(self._complaints)), daemon=True).start()
+        self._listener = threading.Thread(target=_pump, args=(worker.stderr, _last(self._complaints)), daemon=True)
+        self._listener.start()
         self._worker = worker
         return worker
 
@@ -181,6 +183,8 @@ class Slot:
             worker.wait(timeout=5)
         status = worker.returncode
         self.close()
+        if self._listener is not None:
+            self._listener.join(timeout=2)  # its last words may still be on their way
         said = f": {' | '.join(self._complaints)}" if self._complaints else ""
         if status is not None and status < 0:
             with contextlib.suppress(ValueError):

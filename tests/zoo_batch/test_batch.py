@@ -20,7 +20,7 @@ from onnxmorph.zoo.batch import _only_one
 from .conftest import Zoo
 
 SAMPLES = Path(__file__).resolve().parents[2] / "models"
-QUICK = Settings(jobs=2, limits=Limits(3.0))
+QUICK = Settings(jobs=2, limits=Limits(60.0))
 
 
 def _outcomes(report: BatchReport) -> dict[str, str]:
@@ -42,7 +42,8 @@ def test_every_way_of_ending_is_one_models_own(zoo: Zoo, recipe: Path, tmp_path:
     names = ["good", "a/good", "a/data", "crash", "hang", "half", "refuse", "wrong", "leave"]
     folder = zoo(*(f"{name}.onnx" for name in names))
     out = tmp_path / "out"
-    report = run_batch(recipe, [f"{folder}/**/*.onnx"], out, QUICK)
+    impatient = replace(QUICK, limits=Limits(4.0))
+    report = run_batch(recipe, [f"{folder}/**/*.onnx"], out, impatient)
     codes = {entry.model.removeprefix(f"{folder}/"): (entry.outcome, entry.code) for entry in report.models}
     assert codes == {
         "good.onnx": ("done", None),
@@ -72,7 +73,7 @@ def test_every_way_of_ending_is_one_models_own(zoo: Zoo, recipe: Path, tmp_path:
     for entry in report.models:
         assert Path(entry.model).name in page and entry.outcome in text
     # What failed is tried again; what follows from the bytes alone is not.
-    again = run_batch(recipe, [f"{folder}/**/*.onnx"], out, QUICK)
+    again = run_batch(recipe, [f"{folder}/**/*.onnx"], out, impatient)
     assert _run_again(again) == {"crash.onnx", "leave.onnx", "half.onnx", "hang.onnx"}
     assert _outcomes(again) == _outcomes(report) and again.exit_code == 1
 
