@@ -86,7 +86,7 @@ def test_a_hang_and_a_crash_cost_one_model_there_too(cluster: Any, zoo: Zoo, rec
     with client_class(cluster, set_as_default=False) as client:
         client.run(make_faulty, script)
     folder = zoo("crash.onnx", "hang.onnx", "good.onnx", "data.onnx")
-    settings = Settings(engine="dask", scheduler=cluster.scheduler_address, limits=Limits(3))
+    settings = Settings(engine="dask", scheduler=cluster.scheduler_address, limits=Limits(6))
     report = run_batch(recipe, [f"{folder}/*.onnx"], tmp_path / "out", settings)
     assert {Path(entry.model).name: entry.code for entry in report.models} == {
         "crash.onnx": "crash",
