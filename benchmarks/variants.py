@@ -113,7 +113,7 @@ def _subnet(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
 
 # ---- wiring ---------------------------------------------------------------------------------------------------------
 
-_SOURCES = 12
+_SOURCES = 6
 """Earlier layers tried as where a skip begins."""
 
 

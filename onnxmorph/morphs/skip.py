@@ -221,21 +221,27 @@ def _bridge(model: ir.Model, first: LinearLayer, last: LinearLayer, x: ir.Value,
     """
     if last.op == "Gemm" and last.input_axis == 0:
         raise Refusal(f"{last.name} reads its input transposed", way_out="name another layer", code="skip-layout")
-    pairs = list(dict.fromkeys(_sizes(model, x, y)))
-    if not pairs:
+    axis: int = last.output_axis if y is not last.input else last.input_axis
+    shown: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    options: list[str] = []
+    for one, two in _sizes(model, x, y):
+        if shown is None:
+            shown = one, two
+            options = ["same", "global", "global-map", *(_pools(shown) if first.kernel and last.kernel else ())]
+            if opset_of(model, last.graph if isinstance(last.graph, ir.Function) else None) < _FIRST_OPSET_WITH_CEIL:
+                options = [option for option in options if not option.startswith("pool-ceil")]
+        options = [option for option in options if _agree(option, one, two, first, axis)]
+        if not options:
+            break
+    if options:
+        return options[0]
+    if shown is None:
         raise Refusal(
             f"the shapes of {first.name} and {last.name} cannot be told before a run",
             way_out="fix the model's input sizes",
             code="skip-shape-unknown",
         )
-    options: list[str] = ["same", "global", "global-map", *(_pools(pairs[0]) if first.kernel and last.kernel else ())]
-    if opset_of(model, last.graph if isinstance(last.graph, ir.Function) else None) < _FIRST_OPSET_WITH_CEIL:
-        options = [option for option in options if not option.startswith("pool-ceil")]
-    axis: int = last.output_axis if y is not last.input else last.input_axis
-    for option in options:
-        if all(_agree(option, one, two, first, axis) for one, two in pairs):
-            return option
-    one, two = pairs[0]
+    one, two = shown
     raise Refusal(
         f"{first.name} gives {list(one)} where {last.name} has {list(two)}: no whole factor on every axis relates them",
         way_out="choose layers whose maps differ by a whole factor",
@@ -244,6 +250,7 @@ def _bridge(model: ir.Model, first: LinearLayer, last: LinearLayer, x: ir.Value,
 
 
 def _sizes(model: ir.Model, x: ir.Value, y: ir.Value) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    tried: list[dict[str, list[int]]] = []
     for batch, size in _TRIAL_SIZES:
         fixed: dict[str, list[int]] = {}
         for value in model.graph.inputs:
@@ -252,6 +259,9 @@ def _sizes(model: ir.Model, x: ir.Value, y: ir.Value) -> Iterator[tuple[tuple[in
                     dim if isinstance(dim, int) else batch if place == 0 else size
                     for place, dim in enumerate(value.shape)
                 ]
+        if fixed in tried:
+            continue  # nothing is symbolic
+        tried.append(fixed)
         shapes = Shapes.of(model, fixed)
         one, two = shapes.shape(x), shapes.shape(y)
         if one is None or two is None:
