@@ -21,6 +21,9 @@ Result = Mapping[str, Any]
 NOT_ASKED = {"kernel": ("no-kernel",), "activate": ("no-activation",), "skip": ("first-layer",)}
 """Refusals that only say that a layer is not of the kind a morph is about; they do not count in its share."""
 
+NO_LINEAR_LAYER = ("only-width",)
+"""Of recurrent layers: a hidden size can be widened, and there is no linear map to deepen or to factor."""
+
 LIFTS: Mapping[str, str] = {}
 """What would lift a refusal, by code, where that is more than the refusal itself can say."""
 
@@ -118,7 +121,7 @@ def _variants(results: Sequence[Result], settings: Settings) -> list[str]:
 
 def _asked(rows: Sequence[Result], variant: str) -> list[Result]:
     """Float layers with a constant weight that are of the kind the morph is about."""
-    aside = NOT_ASKED.get(variant.partition(" ")[0], ())
+    aside = (*NOT_ASKED.get(variant.partition(" ")[0], ()), *NO_LINEAR_LAYER)
     return [r for r in rows if r.get("counts") and not (r["outcome"] == "refused" and r.get("code") in aside)]
 
 
@@ -162,7 +165,7 @@ def _refusals(results: Sequence[Result], *, several: bool) -> list[str]:
 def _cells(rows: Sequence[Result]) -> str:
     counts = Counter(str(r["outcome"]) for r in rows)
     told = [str(sum("layer" in r for r in rows)), *(str(counts[outcome]) for outcome in OUTCOMES)]
-    return " | ".join([*told, _share([r for r in rows if r.get("counts")]), _ratio(rows)])
+    return " | ".join([*told, _share(_asked(rows, "")), _ratio(rows)])
 
 
 def _factors(results: Sequence[Result]) -> list[str]:
