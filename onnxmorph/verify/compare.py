@@ -246,7 +246,7 @@ def _wide(array: Array) -> Array:
 def _distance(one: Array, other: Array) -> Array:
     """Element-wise ``|one - other|``; 0 where both are the same NaN or infinity, infinite where only one is."""
     with np.errstate(invalid="ignore", over="ignore"):
-        distance: Array = np.abs(one - other)
+        distance: Array = np.asarray(np.abs(one - other))  # of scalars, numpy makes a number that takes no values
         odd = ~np.isfinite(distance)
         if odd.any():
             same = (np.isnan(one) & np.isnan(other)) | (one == other)

@@ -84,6 +84,15 @@ def test_places_where_the_parent_flips_to_nan_are_left_out() -> None:
     assert measure(parent, f32([np.nan, 2.0]), [moved]).worst() == 0
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2, 1)])
+def test_values_of_any_rank_may_flip_to_nan(shape: tuple[int, ...]) -> None:
+    """A single number is what a mean over everything leaves, and numpy's arithmetic makes no array of it."""
+    one, nan = np.ones(shape, np.float32), np.full(shape, np.nan, np.float32)
+    assert measure(one, one, [nan]).ratio == 0
+    assert measure(one, nan, [one]).ratio == float("inf")
+    assert measure(nan, nan, [one, nan], moved_child=one).ratio == 0
+
+
 @pytest.mark.parametrize("child", [np.asarray([1.0]), f32([[1.0]]), None])
 def test_type_shape_and_presence_must_agree(child: np.ndarray | None) -> None:
     measured = measure(f32([1.0]), child, [])
