@@ -18,6 +18,7 @@ from onnxmorph.errors import OnnxMorphError, Refusal
 from onnxmorph.graph.constants import stored
 from onnxmorph.graph.scopes import node_label, subgraphs
 from onnxmorph.grow.call import Call, Mode
+from onnxmorph.grow.fusion import fuse
 from onnxmorph.grow.program import NOWHERE, Program, Step
 from onnxmorph.grow.registry import Operator, domain_of, find
 from onnxmorph.grow.sites import Site
@@ -253,6 +254,7 @@ def _finish(compilation: _Compilation, outputs: Sequence[_Reference]) -> None:
     """Say where outputs are, and which step is the last to use each value."""
     program = compilation.program
     program.outputs = [compilation.place(reference) for reference in outputs]
+    fuse(program, compilation.shared.tensors)
     kept = {*program.outputs, *(slot for slot, _ in program.constants), *(slot for slot, _ in program.weights)}
     last: dict[int, int] = {}
     for place, step in enumerate(program.steps):
