@@ -7,17 +7,15 @@
     python benchmarks/fault_detection.py --resume              # go on where a run was broken off
     python benchmarks/fault_detection.py --report              # only write the page anew, from the results there are
 
-Models: ../shared/zoo/models where there is one, models/, and models/fetched/ (by models/fetch.py), up to 25 MB. Every
-model is halved by the hash of its
-family's name into `calibration`, which may be looked at while limits are set, and `held out`, which may not; the two
-draw from different seeds.
+Models: ../shared/zoo/models where there is one, models/, and models/fetched/ (by models/fetch.py), up to 25 MB of file and
+48 MiB of values for one set of inputs. Every model is halved by the hash of its family's name into `calibration`, which
+may be looked at while limits are set, and `held out`, which may not; the two draw from different seeds.
 
 Of each model true children are made (every morph, and rewrites as other tools make them), and a fault of every kind is
 planted, single weights three times, in a copy of the model itself or in a true child (there half of them in what is
-new). A fault
-counts when it changes any value that parent and child both have by more than `COUNTED` units of rounding, which is
-decided without the verifier (benchmarks/faults/truth.py); the others are listed. One that ONNX Runtime cannot run is
-no fault: everybody sees it.
+new). A fault counts when it changes any value that parent and child both have by more than `COUNTED` units of rounding,
+which is decided without the verifier (benchmarks/faults/truth.py); the others are tried again elsewhere, four times at
+most, and are counted apart. One that ONNX Runtime cannot run is no fault: everybody sees it.
 
 Public comparers are asked where they are installed; they are no dependency of anything here:
 
@@ -52,6 +50,9 @@ _TRIES = 4
 
 LARGEST = 25 << 20
 """Bytes of a model file beyond which it is left out."""
+
+LARGEST_VALUES = 48 << 20
+"""Bytes of all values a model computes for one set of inputs, beyond which it is left out: each pair runs dozens."""
 
 RESULTS = ROOT / "build" / "fault_detection.jsonl"
 
@@ -97,6 +98,9 @@ def work(path: Path, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
     seed = seed_of(path) + options.seed
     parent = files.load(path)
     truth = Truth(parent, seed)
+    if truth.nbytes > LARGEST_VALUES:
+        yield {"event": "left out", "why": f"its values take {truth.nbytes >> 20} MiB for one set of inputs"}
+        return
     generator = np.random.default_rng([seed, 1])
 
     def ask(child: Any) -> dict[str, Any]:

@@ -456,6 +456,8 @@ def _index(sites: _Sites, generator: np.random.Generator) -> str | None:
     found: list[tuple[ir.Node, ir.Value]] = []
     known = tensors(sites.model)
     for node in sites.node_list("Gather", "Slice"):
+        if len(node.inputs) < 2:
+            continue  # a Slice of old, by attributes
         data, index = node.inputs[0], node.inputs[1]
         producer = data.producer() if data is not None else None
         if data in known or (producer is not None and producer.op_type == "Shape"):

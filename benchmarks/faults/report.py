@@ -76,8 +76,8 @@ def _halves(counted: Sequence[Event], true: Sequence[Event], names: Sequence[str
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     for name in names:
         for half in (*HALVES, "both"):
-            mine = [event for event in counted if half in (event["half"], "both")]
-            good = [event for event in true if half in (event["half"], "both")]
+            mine = [event for event in counted if half in (event["half"], "both") and name in event["said"]]
+            good = [event for event in true if half in (event["half"], "both") and name in event["said"]]
             if not mine or not good:
                 continue
             said = [event["said"][name] for event in (*mine, *good)]
@@ -106,8 +106,12 @@ def _by_kind(
     yield "|---|---:|" + "---:|" * len(names)
     for kind in sorted(kinds):
         mine = kinds[kind]
-        hits = [sum(hit(event, name) for event in mine) for name in names]
-        cells = [str(count) if plain else f"{count / len(mine):.0%}" for count in hits]
+        asked = [[event for event in mine if name in event["said"]] for name in names]
+        hits = [sum(hit(event, name) for event in some) for name, some in zip(names, asked, strict=True)]
+        cells = [
+            str(count) if plain else f"{count / len(some):.0%}" if some else ""
+            for count, some in zip(hits, asked, strict=True)
+        ]
         yield f"| {kind} | {len(mine)} | " + " | ".join(cells) + " |"
 
 

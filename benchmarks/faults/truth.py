@@ -87,6 +87,11 @@ class Truth:
         wide = session(serialised(parent, names))
         self._parent = dict(zip(_names(wide), wide.run(None, self.feeds[0]), strict=True))
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that all values of the parent take for one set of inputs."""
+        return sum(np.asarray(value).nbytes for value in self._parent.values())
+
     def _walk_ids(self) -> None:
         """Ids one after the other through the whole table, as far as there are places."""
         place: dict[str, int] = {}

@@ -35,6 +35,7 @@ class Changes:
         region: Names of the parent's weights where it differs from the child, or next upstream of there.
         at_inputs: Some of what changed has no weights upstream of it: it works on the graph inputs themselves.
         replaced: Names of constants of the parent that the child does not have as they are.
+        nodes: Nodes of the parent's main graph that are defined otherwise in the child, or missing there.
         rows: By name of a constant that kept its shape: indices along axis 0 where its content changed.
     """
 
@@ -44,6 +45,7 @@ class Changes:
     region: set[str]
     replaced: set[str]
     at_inputs: bool
+    nodes: frozenset[ir.Node]
     rows: dict[str, np.ndarray[tuple[int], np.dtype[np.intp]]]
 
 
@@ -309,4 +311,13 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
     replaced = {str(value.name) for value in comparison.changed_tensors(0)}
     region |= replaced
     changed = comparison.changed_tensors(1)
-    return Changes(frontier, changed_ends, changed, region, replaced, at_inputs, comparison.changed_rows(changed))
+    return Changes(
+        frontier,
+        changed_ends,
+        changed,
+        region,
+        replaced,
+        at_inputs,
+        frozenset(parents_nodes),
+        comparison.changed_rows(changed),
+    )

@@ -8,6 +8,8 @@ how large a step is. That such falls are seldom is what tells them from an error
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from onnxmorph._ir import ir
 
 __all__ = ["jumping"]
@@ -33,16 +35,25 @@ _GIVE_INTEGERS = frozenset(
 )
 
 
-def jumping(model: ir.Model) -> frozenset[str]:
-    """Names of values of the main graph that an operator with jumps, fed with what the model computes, leads to."""
+def jumping(model: ir.Model, changed: Collection[ir.Node] | None = None) -> frozenset[str]:
+    """Names of values of the main graph that an operator with jumps, fed with what the model computes, leads to.
+
+    Args:
+        changed: Nodes where another model differs. With them only jumps count that they are or lead to: what comes
+            before is the same to the bit in both, and falls to the same side.
+    """
     floating = _floating(model)
     within = {key: any(_jumps(node, None) for node in _nodes(function)) for key, function in model.functions.items()}
     behind: set[ir.Value] = set()
+    touched: set[ir.Value] = set()
     for node in model.graph:
         inside = any(_jumps(inner, None) for body in _bodies(node) for inner in _nodes(body))
         inside = inside or within.get(node.op_identifier(), False)
-        if inside or _jumps(node, floating) or any(value in behind for value in _taken(node)):
-            behind.update(node.outputs)
+        taken = _taken(node)
+        if changed is None or node in changed or any(value in touched for value in taken):
+            touched.update(node.outputs)
+            if inside or _jumps(node, floating) or any(value in behind for value in taken):
+                behind.update(node.outputs)
     return frozenset(str(value.name) for value in behind if value.name)
 
 

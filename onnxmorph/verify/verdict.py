@@ -33,23 +33,20 @@ class Verdict:
         stage: Says which values are outputs and which are inner ones.
         tolerances: Outputs that are judged by these rather than by noise.
         asked: Inner values that must agree in shape too.
+
+    Attributes:
         jumping: Values that may move by a whole step where rounding decides; seldom, and the parent's own steps.
+        jumping_optimised: The same for runs with optimisations on, which may round otherwise anywhere.
     """
 
-    def __init__(
-        self,
-        certificate: Certificate,
-        stage: Stage,
-        tolerances: Tolerances,
-        asked: Collection[str],
-        jumping: Collection[str] = frozenset(),
-    ) -> None:
+    def __init__(self, certificate: Certificate, stage: Stage, tolerances: Tolerances, asked: Collection[str]) -> None:
         self.certificate = certificate
         self.stage = stage
         self.tolerances = tolerances
         self.asked = asked
         self.leaves: dict[str, Comparison] = {}
-        self.jumping = jumping
+        self.jumping: Collection[str] = frozenset()
+        self.jumping_optimised: Collection[str] = frozenset()
         self._variation = Variation()
         self._judged: Counter[str] = Counter()
         self._stepped: dict[str, list[tuple[Measurement, int]]] = {}
@@ -84,7 +81,8 @@ class Verdict:
                 return False
             leaf = self._leaf(name, array)
             self._judged[name] += 1
-            if measured.worst() > limit and not measured.nondeterministic and _base(name) in self.jumping:
+            jumps = _base(name) in (self.jumping_optimised if optimised else self.jumping)
+            if measured.worst() > limit and jumps and not measured.nondeterministic:
                 step = reference.measure_steps(name, values[name])
                 if step is not None:
                     self._stepped.setdefault(name, []).append((measured, run))

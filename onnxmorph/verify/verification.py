@@ -106,7 +106,9 @@ class Verification:
             rows=self.changes.rows,
             new_tables=self.changes.replaced,
         )
-        self.verdict = Verdict(certificate, self.stage, request.tolerances, set(self.asked), jumping(parent))
+        self.verdict = Verdict(certificate, self.stage, request.tolerances, set(self.asked))
+        self.verdict.jumping = jumping(parent, self.changes.nodes)
+        self.verdict.jumping_optimised = jumping(parent)
         self.noise = np.random.default_rng([request.seed, 1])
         self.references: list[Reference] = []
         self._kept_bytes = 0
@@ -460,7 +462,7 @@ class Verification:
             feeds = moved_inputs(reference.feeds, self.noise) if self.changes.at_inputs else reference.feeds
             with contextlib.suppress(RuntimeFailure):
                 reference.near.append(running.values(feeds, reference.names))
-        if self.verdict.jumping:
+        if self.verdict.jumping_optimised:
             self._move_coarsely(reference)
         changed = {str(value.name) for value in self.changes.tensors}
         if self._moved_child is None and changed:
@@ -475,7 +477,7 @@ class Verification:
         if self._coarse is None:
             moved = moved_tensors(self.parent, self.noise, most_bytes=_MOST_MOVED_BYTES, roundings=_COARSE_ROUNDINGS)
             self._coarse = self.stage.varied(self.parent_running, self.parent, moved)
-        names = [name for name in reference.names if name in self.verdict.jumping]
+        names = [name for name in reference.names if name in self.verdict.jumping_optimised]
         with contextlib.suppress(RuntimeFailure):
             feeds = moved_inputs(reference.feeds, self.noise, _COARSE_ROUNDINGS)
             reference.coarse.append(self._coarse.values(feeds, names))

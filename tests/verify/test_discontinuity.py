@@ -22,6 +22,16 @@ def test_only_what_follows_a_jump_jumps() -> None:
     assert jumping(model) == {"r", "t", "y"}
 
 
+def test_what_comes_before_a_change_falls_to_the_same_side() -> None:
+    body = "q = Round(x)\n h = MatMul(q, w)\n r = Round(h)\n y = MatMul(r, v)"
+    model = small_model(FLAT, body, {"w": weights(32, 64), "v": weights(64, 10)})
+    quantized, first, again, second = model.graph
+    assert jumping(model, {first}) == {"r", "y"}
+    assert jumping(model, {second}) == set()
+    assert jumping(model, {again}) == {"r", "y"}
+    assert jumping(model, {quantized}) == jumping(model) == {"q", "h", "r", "y"}
+
+
 @pytest.mark.parametrize(
     ("body", "jumps"),
     [
@@ -39,7 +49,8 @@ def test_comparisons_of_sizes_do_not_jump_and_those_of_numbers_do(body: str, jum
 def judged(differing: int, runs: int, step: float) -> Certificate:
     """``runs`` sets of inputs, in so many of which one element is off by ``step``; the parent's own steps are 0.01."""
     certificate = Certificate(equivalent=False, provider="", inputs=runs, limit=16.0)
-    verdict = Verdict(certificate, Stage("", ["y"]), Tolerances(), set(), {"y"})
+    verdict = Verdict(certificate, Stage("", ["y"]), Tolerances(), set())
+    verdict.jumping = {"y"}
     parent = weights(4, 8)
     coarse = parent.copy()
     coarse[0, 0] += 0.01
