@@ -175,9 +175,10 @@ class Certificate:
         compared = [*self.outputs, *self.inner]
         if compared:
             worst = max(compared, key=lambda comparison: max(comparison.ratio, comparison.channel_ratio))
+            ratio = _measured(max(worst.ratio, worst.channel_ratio))
             lines.append(
-                f"largest difference {_measured(max(c.max_abs for c in compared))}; worst at {worst.name!r}: "
-                f"{_measured(max(worst.ratio, worst.channel_ratio))} times the parent's own noise (limit {self.limit:g})"
+                f"largest difference {_measured(max(c.max_abs for c in compared))}; worst at {worst.name!r}: {ratio} "
+                f"times the parent's own noise (limit {self.limit:g})"
             )
             lines.append(f"compared {len(self.outputs)} output(s) and {len(self.inner)} inner value(s)")
         if self.detectable_fault is not None:
