@@ -176,7 +176,8 @@ class Demands:
             self._visit(value)
         for member in self.group.stored:
             key = (member.value, member.use)
-            if member.roles - {"contracted", "index", "quantisation"} and key not in self.fed:
+            feeds = not member.roles or member.roles - {"contracted", "index", "quantisation"}
+            if feeds and key not in self.fed:
                 raise Refusal(f"what '{member.value.name}' feeds is not followed", code="not-followed")
 
     @property

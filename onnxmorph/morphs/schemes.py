@@ -82,7 +82,9 @@ class Scheme:
             fed, read, front = (edit.new if tied else edit.fed), edit.read, edit.front()
             if read.any() and not tied and "index" not in edit.roles and demands.reads_zeros(key):
                 front[read] = _drawn(edit, front[read].shape, random)
-            if fed.any() and "index" not in edit.roles and not edit.roles <= {"quantisation"}:
+            # A constant that is only carried (concatenated, added to) has no role, and its demand all the same.
+            carried = not edit.roles and key in demands.fed
+            if fed.any() and "index" not in edit.roles and (carried or not edit.roles <= {"quantisation"}):
                 self._write(edit, fed, key, random)
             if key in demands.scaled and "scale" in edit.roles:
                 front[...] = (front.astype(np.float64) * demands.scaled[key]).astype(front.dtype)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxmorph import model as files
 from onnxmorph.errors import Refusal
@@ -249,3 +249,25 @@ def test_grouped_queries_grow_by_whole_heads_of_keys() -> None:
         assert unit in plan.describe()
         assert_same(proto, plan.apply(model).model, roundings=256)
         assert_same(proto, plan_widen(model, named(model, layer), by=1.25).apply(model).model, roundings=256)
+
+
+@pytest.mark.parametrize("size", [12, 16, 19])
+def test_a_constant_that_is_concatenated_holds_a_mean_too(size: int) -> None:
+    """A class token before the patches, a constant of the width of the stream, as exporters leave it after folding."""
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("w", (5, 8)), ("token", (2, 1, 8)), ("gamma", (8,)), ("beta", (8,)), ("head", (8, 3)))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["patches"], name="patches"),
+        helper.make_node("Concat", ["token", "patches"], ["stream"], axis=1),
+        helper.make_node("LayerNormalization", ["stream", "gamma", "beta"], ["normed"], axis=-1),
+        helper.make_node("MatMul", ["normed", "head"], ["y"], name="last"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4, 5])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5, 3])
+    graph = helper.make_graph(nodes, "token", [x], [y], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = from_proto(proto)
+    assert_same(proto, plan_widen(model, "patches", to=size, fill="mean").apply(model).model)
