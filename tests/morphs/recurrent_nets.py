@@ -36,7 +36,7 @@ class Layout:
         bias: B is given.
         peepholes: P is given (LSTM).
         initial: Where initial states come from: ``""``, ``stored``, ``zeros``, ``filled`` (by ConstantOfShape),
-            ``expanded`` or ``input``.
+            ``expanded``, ``ones`` (expanded too) or ``input``.
         lengths: Where sequence_lens comes from: ``""``, ``stored`` or ``input``.
         reads: What is read: ``Y`` (flattened directions), ``squeezed`` (one direction), ``Y_h``, ``Y_c`` or ``all``.
         candidate: In place of the candidate's Tanh; ``""`` writes no activations.
@@ -78,7 +78,7 @@ def layouts(draw: st.DrawFn) -> Layout:
         draw(st.integers(2, 5)),
         draw(st.booleans()),
         op == "LSTM" and draw(st.booleans()),
-        draw(st.sampled_from(["", "stored", "zeros", "filled", "expanded"])),
+        draw(st.sampled_from(["", "stored", "zeros", "filled", "expanded", "ones"])),
         draw(st.sampled_from(["", "stored", "input"])),
         draw(st.sampled_from(reads)),
         draw(st.sampled_from(["", *_OTHERS])),
@@ -183,14 +183,14 @@ def _initial(writer: _Writer, layout: Layout, name: str) -> str:
     if layout.initial == "input":
         writer.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [both, "N", hidden]))
         return name
-    if layout.initial in ("filled", "expanded"):
+    if layout.initial in ("filled", "expanded", "ones"):
         shape = writer.node("Shape", ["x"], f"{name}.shape")
         batch = writer.node("Gather", [shape, writer.ints(f"{name}.one", 1)], f"{name}.batch")
         parts = [writer.ints(f"{name}.both", both), batch, writer.ints(f"{name}.hidden", hidden)]
         whole = writer.node("Concat", parts, f"{name}.sizes", axis=0)
-        if layout.initial == "expanded" and layout.opset >= 8:
-            zero = writer.tensor(f"{name}.zero", np.zeros((1, 1, 1), np.float32))
-            return writer.node("Expand", [zero, whole], name)
+        if layout.initial != "filled" and layout.opset >= 8:
+            number = np.full((1, 1, 1), layout.initial == "ones", np.float32)
+            return writer.node("Expand", [writer.tensor(f"{name}.number", number), whole], name)
         if layout.opset >= 9:
             return writer.node("ConstantOfShape", [whole], name)
     return ""
