@@ -171,7 +171,7 @@ class _Comparison:
         if one.is_ref():
             return one.ref_attr_name == other.ref_attr_name
         if one.type == ir.AttributeType.TENSOR:
-            return same_tensor(one.as_tensor(), other.as_tensor())
+            return same_tensor(one.value, other.value)
         if one.type == ir.AttributeType.GRAPH:
             return self._same_graph(one.as_graph(), other.as_graph())
         return bool(one.value == other.value)

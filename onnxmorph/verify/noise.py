@@ -119,8 +119,9 @@ def tensors(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
         for node in graph:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and "value" in node.attributes:
                 attribute = node.attributes["value"]
-                if not attribute.is_ref():
-                    found[node.outputs[0]] = attribute.as_tensor()
+                # Not as_tensor(): it asks the tensor for every member of a protocol, which takes longer than the rest.
+                if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
+                    found[node.outputs[0]] = attribute.value
     return found
 
 
