@@ -429,6 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="every result, as JSON; default build/sweep_MORPH.json")
     parser.add_argument("--resume", action="store_true", help="keep the results of models that are in --json already")
+    parser.add_argument("--so-far", action="store_true", help="run nothing: a table of what --json holds")
     options = parser.parse_args(arguments)
     morph = MORPHS[options.morph]
     variants = options.methods.split(",") if options.methods else list(morph.default)
@@ -447,7 +448,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     started = time.perf_counter()
     document = options.json or ROOT / "build" / f"sweep_{options.morph}.json"
-    ledger = Ledger(document, settings, resume=options.resume)
+    ledger = Ledger(document, settings, resume=options.resume or options.so_far)
+    asked_for = len(targets)
+    if options.so_far:
+        targets = [target for target in targets if (target.source, target.name) in ledger.finished]
     sweep(
         settings,
         targets,
@@ -459,9 +463,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = {(target.source, target.name) for target in targets}
     results = [result for result in ledger.results if (result["source"], result["model"]) in asked]
     told_paths = [os.path.relpath(path) for path in options.paths]
-    hidden = {"--out", options.out, "--json", str(options.json or ""), "--resume", *map(str, options.paths)}
+    hidden = {"--so-far", "--out", options.out, "--json", str(options.json or ""), "--resume", *map(str, options.paths)}
     command = " ".join(["python", "benchmarks/sweep.py", *told_paths, *(a for a in arguments if a not in hidden)])
-    text = report(results, targets, settings, command)
+    text = report(results, targets, settings, command, left_out=asked_for - len(targets))
     if options.out == "-":
         print(text, end="")
     else:

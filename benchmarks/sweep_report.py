@@ -24,19 +24,41 @@ NOT_ASKED = {"kernel": ("no-kernel",), "activate": ("no-activation",), "skip": (
 NO_LINEAR_LAYER = ("only-width",)
 """Of recurrent layers: a hidden size can be widened, and there is no linear map to deepen or to factor."""
 
-LIFTS: Mapping[str, str] = {}
+LIFTS: Mapping[str, str] = {
+    "graph-output": "`--interface`: the output is wider then, which is another signature",
+    "graph-input": "`--interface`, or a graph that does not hand the value in (a cache of keys and values)",
+    "layernorm": "copies of every channel (`replicate`) or `mean`, which the other fills' rows count",
+    "no-mean": "nothing to lift: `mean` is for normalised axes, the other fills widen this one",
+    "not-zero": "another fill: what stands between takes zeros elsewhere",
+    "not-residual": "nothing to lift: the layer is in no block `x + f(x)`",
+    "index": "a graph that does not end in ArgMax, TopK or a Gather by computed indices over this axis",
+    "no-kernel": "nothing to lift: no convolution",
+    "no-activation": "nothing to lift for the layer; activations behind a sum are named by themselves",
+    "first-layer": "nothing to lift: no layer before it",
+    "skip-shape": "pooling by fractions, or moving positions into channels; choose other layers",
+    "selection": "a batch norm wants its channels on axis 1: leave `bn` out of the template",
+    "mirror-activation": "`netmorph`, or another activation inside: its odd part is not linear",
+    "unsupported-op": "export the operator as MatMul or Conv (integer and fused operators hold no float weights)",
+    "weight-overridable": "remove the weight from the graph inputs",
+    "quantised": "`zero-out`; or morph the float model and quantise the child",
+    "activation-not-idempotent": "a block whose sum is followed by ReLU or by nothing",
+    "only-width": "widen or shrink: a recurrent layer is no linear map",
+}
 """What would lift a refusal, by code, where that is more than the refusal itself can say."""
 
 
-def report(results: Sequence[Result], targets: Sequence[Target], settings: Settings, command: str) -> str:
+def report(
+    results: Sequence[Result], targets: Sequence[Target], settings: Settings, command: str, *, left_out: int = 0
+) -> str:
     """The results as Markdown: per model, refusals by reason, and whatever was wrong in full."""
+    what = "trials" if len(settings.variants) > 1 else "layers"
     lines = [f"# Sweep: {settings.morph}{title(settings.variants)}", ""]
     lines += [
-        f"Made by `{command}`; every layer of every model, planned, carried out and verified in ONNX Runtime.",
+        f"Made by `{command}`; {_which(settings, left_out)}, planned, carried out and verified in ONNX Runtime.",
         "*share* counts the layers with a constant float weight; *ratio* is the largest difference between parent and",
         "child, in units of what one rounding moves the parent itself.",
         "",
-        "| source | models | layers | done | refused | wrong | crash | blind | unverifiable | late | share | ratio |",
+        f"| source | models | {what} | done | refused | wrong | crash | blind | unverifiable | late | share | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for source in [*dict.fromkeys(target.source for target in targets), ""]:
@@ -72,6 +94,12 @@ def report(results: Sequence[Result], targets: Sequence[Target], settings: Setti
         rows = [r for r in results if r["source"] == "generated" and r["model"].startswith(theme + "/")]
         lines.append(f"| generated {theme}/* | {_cells(rows)} |")
     return "\n".join(lines) + "\n"
+
+
+def _which(settings: Settings, left_out: int) -> str:
+    """Which layers of which models the sweep was over."""
+    layers = f"at most {settings.layers} layers" if settings.layers else "every layer"
+    return f"{layers} of every model" + (f" but {left_out} that it did not come to" if left_out else "")
 
 
 def _variants(results: Sequence[Result], settings: Settings) -> list[str]:

@@ -169,3 +169,46 @@ def test_sweep_is_taken_up_where_it_was_broken_off(
     assert [note.split(":")[0] for note in notes] == ["fine", "last"]
     settings.variants = ["mirror"]
     assert go_on([second], resume=True) == ["last"] * 4, "results of other methods are not these"
+
+
+def test_variants_are_counted_by_themselves_and_by_morph(sweep: ModuleType) -> None:
+    def row(layer: int, variant: str, outcome: str, **more: object) -> dict[str, object]:
+        base = {"source": "given", "model": "a.onnx", "layer": layer, "variant": variant, "counts": True}
+        return {**base, "outcome": outcome, **more}
+
+    results = [
+        row(0, "widen zero-out", "done", ratio=2.0),
+        row(1, "widen zero-out", "refused", code="layernorm", reason="no"),
+        row(2, "widen zero-out", "refused", code="graph-output", reason="no", way_out="ask"),
+        row(0, "widen replicate", "done", ratio=1.0),
+        row(1, "widen replicate", "done", ratio=3.0),
+        row(2, "widen replicate", "refused", code="graph-output", reason="no", way_out="ask"),
+        row(0, "shrink", "done", ratio=1.0, size=[10, 10]),
+        row(0, "kernel +2", "refused", code="no-kernel", reason="no"),
+        row(1, "kernel +2", "done", ratio=1.0),
+        row(2, "subnet sequential", "refused", code="only-width", reason="no"),
+    ]
+    variants = ["widen zero-out", "widen replicate", "shrink", "kernel +2", "subnet sequential"]
+    settings = sweep.Settings("morphs", variants, 0, 1.0, False, "cpu")
+    targets = [sweep.Target("given", "a.onnx", "a.onnx")]
+    text = sweep.report(results, targets, settings, "command", left_out=2)
+    assert "every layer of every model but 2 that it did not come to" in text
+    assert (
+        "| widen zero-out | 3 | 1 | 2 | 0 | 0 | 0 | 0 | 0 | 33.3 % | 50.0 % | 2 | - | layernorm 1, graph-output 1 |"
+        in text
+    )
+    assert "| shrink | 1 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 100.0 % | 100.0 % | 1 | 1 of 1 |  |" in text
+    assert "| kernel +2 | 1 | 1 | 1 | 0 | 0 | 0 | 0 | 0 | 100.0 % | 100.0 % | 1 | - |  |" in text
+    assert "| widen | 3 | 2 | 66.7 % | 100.0 % | 95 % |" in text
+    assert "| subnet | 0 | 0 | - | - | 95 % |" in text
+
+
+def test_layers_of_one_variant_are_tried_in_one_child(sweep: ModuleType, tmp_path: Path) -> None:
+    document = tmp_path / "sweep.json"
+    arguments = [str(ROOT / "models" / "digits_mlp.onnx"), "--morph", "morphs", "--methods", "subnet sequential,shrink"]
+    arguments += ["--jobs", "1", "--budget", "0.2", "--provider", "cpu", "--out", str(tmp_path / "sweep.md")]
+    assert sweep.main([*arguments, "--json", str(document)]) == 0
+    results = json.loads(document.read_text())["results"]
+    assert [r["outcome"] for r in results if r["variant"] == "subnet sequential"] == ["done"] * 3
+    assert {r["together"] for r in results if r["variant"] == "subnet sequential"} == {3}
+    assert [r["outcome"] for r in results if r["variant"] == "shrink"] == ["done", "done", "refused"]
