@@ -17,6 +17,8 @@ __all__ = ["Call", "Mode"]
 
 Tensor = torch.Tensor
 
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
 
 @dataclass
 class Mode:
@@ -26,7 +28,7 @@ class Mode:
         training: Dropout drops.
         batch_statistics: Batch norms take the statistics of the batch, and the stored ones follow.
         device: Where the weights are.
-        wide: 16-bit floating-point types are computed in float32.
+        wide: What narrower floating-point types are computed in; ``None``: each in its own.
         followed: Identities of the running statistics that may follow the batches.
         weights: Stored tensors by key, set anew for each run.
     """
@@ -34,9 +36,15 @@ class Mode:
     training: bool = False
     batch_statistics: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    wide: bool = False
+    wide: torch.dtype | None = None
     followed: frozenset[int] = frozenset()
     weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def widened(self, dtype: torch.dtype) -> torch.dtype:
+        """What numbers of a type are computed in."""
+        if self.wide is None or dtype not in _FLOATS or dtype.itemsize >= self.wide.itemsize:
+            return dtype
+        return self.wide
 
 
 class Call:

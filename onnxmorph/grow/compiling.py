@@ -173,7 +173,7 @@ class _Environment:
 
 
 def _narrowed(tensor: Tensor, mode: Mode) -> Tensor:
-    return tensor.float() if mode.wide and tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.to(mode.widened(tensor.dtype))
 
 
 def compile_graph(

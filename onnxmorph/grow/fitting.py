@@ -17,7 +17,7 @@ from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.grow.data import Data, Samples, Target, read_samples
 from onnxmorph.grow.graph_module import GraphModule, Trainable, module
 from onnxmorph.grow.lineage import new_tensors
-from onnxmorph.grow.loop import Fitted, Progress, Training, placed
+from onnxmorph.grow.loop import AfterStep, Fitted, Progress, Training, placed
 from onnxmorph.grow.losses import LOSSES, Loss, Objective, objective, trained_output
 from onnxmorph.grow.optimization import SCHEDULES, Rates, load_state, make_optimizer
 
@@ -63,6 +63,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
+    after_step: AfterStep | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     image_size: tuple[int, int] | None = None,
@@ -114,6 +115,7 @@ def fit(
         checkpoint: A file, written after each epoch and when interrupted.
         resume: Go on from the checkpoint if it is there.
         callbacks: Told after each step and each epoch; one that gives ``True`` ends the training.
+        after_step: Changes parameters after each step of the optimizer; see `onnxmorph.grow.loop.AfterStep`.
         mean, std, image_size: Of folders of images; see `onnxmorph.grow.data.Pictures`.
 
     Raises:
@@ -190,6 +192,8 @@ def fit(
         "seed": seed,
         "amp": amp,
     }
+    if after_step is not None:
+        settings["after_step"] = after_step.settings()
     training = Training(
         parent=parent,
         net=net,
@@ -215,6 +219,7 @@ def fit(
         amp=amp,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         callbacks=callbacks,
+        after_step=after_step,
     )
     with _own_random_numbers(where):
         return training.run(resume=resume)

@@ -27,7 +27,7 @@ from onnxmorph.grow.program import Program
 from onnxmorph.grow.registry import load_operators
 from onnxmorph.grow.roles import NATURALLY_TRAINED, roles
 from onnxmorph.grow.sites import sites
-from onnxmorph.grow.types import FLOATS, NARROW, from_torch, to_torch, torch_type
+from onnxmorph.grow.types import FLOATS, from_torch, to_torch, torch_type
 from onnxmorph.records import as_json
 
 __all__ = ["TRAINED_KEY", "GraphModule", "Trainable", "module", "trainings", "write_back"]
@@ -72,7 +72,7 @@ def module(
     trainable: Trainable | None = None,
     mode: Literal["train", "eval"] = "train",
     outputs: Sequence[str] | None = None,
-    precision: Literal["stored", "float32"] | None = None,
+    precision: Literal["stored", "float32", "float64"] | None = None,
 ) -> GraphModule:
     """A model as a ``torch.nn.Module`` over its own tensors.
 
@@ -85,7 +85,8 @@ def module(
         outputs: Wanted values of the main graph, inner ones too; only what they need is compiled. Default: the graph's
             outputs.
         precision: ``"float32"`` computes 16-bit floats in float32, without which small steps of training are lost;
-            ``"stored"`` computes in the stored type. Default: float32 to train, stored to run.
+            ``"float64"`` computes all in double, to check gradients; ``"stored"`` each in its own. Default: float32
+            to train, stored to run.
 
     Raises:
         ModelError: It is not a usable model.
@@ -121,7 +122,7 @@ class GraphModule(torch.nn.Module):
         trainable: Trainable | None = None,
         mode: Literal["train", "eval"] = "train",
         outputs: Sequence[str] | None = None,
-        precision: Literal["stored", "float32"] | None = None,
+        precision: Literal["stored", "float32", "float64"] | None = None,
     ) -> None:
         super().__init__()
         load_operators()
@@ -131,7 +132,9 @@ class GraphModule(torch.nn.Module):
         inputs = [value for value in model.graph.inputs if value not in overridable]
         wanted = _outputs(model, outputs)
         training = mode == "train"
-        wide = precision == "float32" or (precision is None and training)
+        wide = {"float32": torch.float32, "float64": torch.float64, "stored": None}[
+            precision or ("float32" if training else "stored")
+        ]
         chosen = _chosen(trainable, kinds)
         if training:
             _check_quantised(model)
@@ -140,9 +143,8 @@ class GraphModule(torch.nn.Module):
             for site in stored.values()
             if kinds[site.key] != "constant" or site.key in chosen or site.value in overridable
         }
-        if wide:
-            tensors = {key: tensor.float() if tensor.dtype in NARROW else tensor for key, tensor in tensors.items()}
         self._mode = Mode(training, wide=wide)
+        tensors = {key: tensor.to(self._mode.widened(tensor.dtype)) for key, tensor in tensors.items()}
         self._program, unreached = compile_graph(
             model,
             mode=self._mode,
@@ -161,7 +163,7 @@ class GraphModule(torch.nn.Module):
         }
         self.batch_statistics = True
         self._optional = {value.name or "": stored[value].key for value in overridable if value in stored}
-        self._input_types = {value.name or "": _torch_type_of(value, wide=wide) for value in model.graph.inputs}
+        self._input_types = {value.name or "": _torch_type_of(value, self._mode) for value in model.graph.inputs}
         self._in_inference = False
         self._check_gradients(trainable, chosen, unreached, training=training)
         for key, tensor in tensors.items():
@@ -261,8 +263,8 @@ class GraphModule(torch.nn.Module):
         wanted = self._input_types.get(name)
         if wanted is None or not isinstance(value, Tensor):
             return value
-        if self._mode.wide and value.dtype in NARROW:
-            value = value.float()
+        if value.is_floating_point():
+            value = value.to(self._mode.widened(value.dtype))
         if value.dtype != wanted:
             raise Refusal(
                 f"the input '{name}' is {str(wanted).removeprefix('torch.')},"
@@ -321,13 +323,12 @@ def _weights_of(program: Program) -> set[str]:
     return keys
 
 
-def _torch_type_of(value: ir.Value, *, wide: bool) -> torch.dtype | None:
+def _torch_type_of(value: ir.Value, mode: Mode) -> torch.dtype | None:
     if not isinstance(value.type, ir.TensorType):
         return None
     if value.dtype is ir.DataType.STRING:
         return None
-    found = torch_type(value.type.dtype)
-    return torch.float32 if wide and found in NARROW else found
+    return mode.widened(torch_type(value.type.dtype))
 
 
 def _outputs(model: ir.Model, names: Sequence[str] | None) -> list[ir.Value]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ from onnxmorph.grow.graph_module import GraphModule, write_back
 from onnxmorph.grow.losses import Objective, distillation
 from onnxmorph.grow.optimization import Rates, load_state, set_rates, state_by_name
 
-__all__ = ["Diverged", "Epoch", "Fitted", "Interrupted", "Progress", "Training", "placed"]
+__all__ = ["AfterStep", "Diverged", "Epoch", "Fitted", "Interrupted", "Progress", "Training", "placed"]
 
 Tensor = torch.Tensor
 
@@ -78,6 +78,25 @@ class Progress:
     loss: float
     rate: float
     finished: Epoch | None = None
+
+
+class AfterStep(Protocol):
+    """What changes parameters itself after each step of the optimizer, such as a proximal step of a regulariser.
+
+    Its state goes into checkpoints, so that a training that is resumed goes on as if it had not been interrupted.
+    """
+
+    def __call__(self, net: GraphModule, step: int, rate: float) -> None:
+        """After step ``step``, counted from 1, whose base rate was ``rate`` times the highest."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes: numbers, strings and tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+    def settings(self) -> dict[str, Any]:
+        """What makes it what it is, as JSON: a checkpoint is only resumed with the same."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +186,7 @@ class Training:
     amp: bool
     checkpoint: Path | None
     callbacks: Sequence[Callable[[Progress], bool | None]]
+    after_step: AfterStep | None = None
 
     step: int = 0
     """Steps done."""
@@ -248,6 +268,9 @@ class Training:
             rate = set_rates(self.mover, self.plan, self.step)
             loss = self._step(chosen)
             self.step += 1
+            if self.after_step is not None:
+                with torch.no_grad():
+                    self.after_step(self.net, self.step, rate / self.plan.rate)
             self._look(loss)
             self._tell(number, rate)
             if self._interrupted:
@@ -434,6 +457,7 @@ class Training:
                 "best_epoch": self.best_epoch,
                 "best_loss": self.best_loss,
                 "stopped": self.stopped,
+                "after_step": None if self.after_step is None else self.after_step.state_dict(),
             },
         )
 
@@ -455,6 +479,8 @@ class Training:
         self.best = content["best"]
         self.best_epoch, self.best_loss = content["best_epoch"], content["best_loss"]
         self.stopped = content["stopped"]
+        if self.after_step is not None:
+            self.after_step.load_state_dict(content["after_step"])
 
 
 def _pieces(chosen: Tensor, size: int) -> list[Tensor]:

@@ -184,13 +184,9 @@ def test_gradients_agree_with_finite_differences(name: str, tmp_path: Path) -> N
     else:
         proto = zoo_graphs.build(name)
         model, feeds = loaded(proto, tmp_path), zoo_graphs.example_inputs(proto)
-    net = train.module(model)
+    net = train.module(model, precision="float64")
     net.eval()
-    net.double()
-    net._input_types = dict.fromkeys(net._input_types)
-    _all_double(net._program)
     given = {key: torch.from_numpy(value) for key, value in feeds.items()}
-    given = {key: value.double() if value.is_floating_point() else value for key, value in given.items()}
     generator = torch.Generator().manual_seed(1)
 
     def value() -> Any:
@@ -210,21 +206,6 @@ def test_gradients_agree_with_finite_differences(name: str, tmp_path: Path) -> N
             for w, d in zip(weights, direction, strict=True):
                 w.sub_(d, alpha=sign * step)
     assert slope == pytest.approx((found[0] - found[1]) / (2 * step), rel=1e-3, abs=1e-6)
-
-
-def _all_double(program: Any) -> None:
-    """Constants of a program in double precision, and casts to float too."""
-    double = {id(value): value.double() for _, value in program.constants if _is_float(value)}
-    program.constants = [(slot, double.get(id(value), value)) for slot, value in program.constants]
-    for step in program.steps:
-        if step.call.op == "Cast" and step.call.attributes["to"] == TensorProto.FLOAT:
-            step.call.attributes["to"] = TensorProto.DOUBLE
-        for body, _ in step.call.bodies.values():
-            _all_double(body)
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def test_batch_norm_follows_the_batches_as_onnx_says(tmp_path: Path) -> None:

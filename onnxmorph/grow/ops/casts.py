@@ -10,7 +10,7 @@ import torch
 from onnxmorph._ir import ir
 from onnxmorph.grow.call import Call
 from onnxmorph.grow.registry import operator
-from onnxmorph.grow.types import NARROW, torch_type
+from onnxmorph.grow.types import torch_type
 
 Tensor = torch.Tensor
 
@@ -31,8 +31,7 @@ _SMALL = {
 
 
 def _cast(call: Call, x: Tensor, target: torch.dtype, *, saturate: bool) -> Tensor:
-    if call.mode.wide and target in NARROW:
-        target = torch.float32
+    target = call.mode.widened(target)
     if x.dtype == target:
         return x
     if x.dtype in _EIGHT_BIT_FLOATS:

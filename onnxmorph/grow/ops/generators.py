@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 def _dtype(call: Call, name: str, default: torch.dtype) -> torch.dtype:
     given = call.attributes.get(name)
-    return default if given is None else torch_type(ir.DataType(given))
+    return call.mode.widened(default if given is None else torch_type(ir.DataType(given)))
 
 
 @operator("ConstantOfShape", gradient=False, host=(0,))
@@ -26,7 +26,7 @@ def constant_of_shape(call: Call, sizes: Tensor) -> Tensor:
     value = call.tensor("value")
     shape = integers(sizes) if sizes.numel() else []
     if value is None:
-        return torch.zeros(shape)
+        return torch.zeros(shape, dtype=call.mode.widened(torch.float32))
     return value.reshape(1).expand(math.prod(shape)).reshape(shape).clone()
 
 

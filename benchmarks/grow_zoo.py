@@ -1,0 +1,247 @@
+"""Graphs in torch over many models: the forward pass against ONNX Runtime, gradients against finite differences.
+
+For each model: the largest difference of any output, relative to the largest number of that output, with the runtime's
+optimisations off; how many tensors are trained, and how many have a gradient; and the slope of a sum of the outputs
+along random directions in all trained tensors at once, in double precision, against central differences; and whether
+what was not trained goes back byte for byte.
+
+    python benchmarks/grow_zoo.py [--write docs/train_zoo.md] [FOLDER_OR_MODEL ...]
+
+Without arguments: the samples in models/ (and models/fetched where they were fetched), the shared zoo beside the
+project where it is there, and the generated models of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from onnxmorph import model as files  # noqa: E402
+from onnxmorph._ir import ir  # noqa: E402
+from onnxmorph.errors import OnnxMorphError, Refusal  # noqa: E402
+from onnxmorph.grow.graph_module import module, write_back  # noqa: E402
+from onnxmorph.verify.runtime import open_session  # noqa: E402
+from tests import zoo_graphs  # noqa: E402
+
+DIRECTIONS = 3
+_STEP = 1e-6
+_LONG = 5.0
+"""Seconds of a step of a model that is moved along one direction only."""
+_SIZES = ({}, {"size": 32}, {"size": 64}, {"size": 48})
+
+
+@dataclass
+class Row:
+    """What was found of one model."""
+
+    name: str
+    forward: float | None = None
+    trained: int = 0
+    reached: int = 0
+    slope: float | None = None
+    back: bool | None = None
+    word: str = ""
+
+
+def feeds_of(path: Path, proto: onnx.ModelProto) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs that the runtime takes, and what it gives for them."""
+    session = open_session(files.load(path), "CPUExecutionProvider")
+    names = [value.name for value in proto.graph.output]
+    error: Exception | None = None
+    firsts = [value.type.tensor_type.shape.dim[:1] for value in proto.graph.input]
+    two = {dim.dim_param: 2 for dims in firsts for dim in dims if dim.dim_param}
+    for sizes in _SIZES:
+        feeds = zoo_graphs.example_inputs(proto, dims=two, **sizes)
+        try:
+            return feeds, session.run(feeds, names)
+        except OnnxMorphError as problem:
+            error = problem
+    raise error if error is not None else RuntimeError("no sizes")
+
+
+def examine(name: str, path: Path) -> Row:
+    """One model."""
+    row = Row(name)
+    proto = onnx.load(path, load_external_data=False)
+    try:
+        model = files.load(path)
+        feeds, wanted = feeds_of(path, proto)
+    except (OnnxMorphError, RuntimeError, TypeError, ValueError) as error:
+        row.word = f"not run by ONNX Runtime here: {str(error)[:60]}"
+        return row
+    try:
+        net = module(model, mode="eval")
+        with torch.no_grad():
+            found = net.run(**feeds)
+        row.forward = max((_apart(found[key], wanted[key]) for key in net.output_names), default=0.0)
+        row.back = files.content_hash(write_back(net, model)) == files.content_hash(model)
+        gradients(row, model, feeds)
+    except Refusal as refusal:
+        row.word = refusal.reason[:90]
+    except OnnxMorphError as error:
+        row.word = f"FAILED: {str(error)[:90]}"
+    return row
+
+
+def _apart(found: Any, wanted: Any) -> float:
+    if isinstance(wanted, list):
+        return max((_apart(one, other) for one, other in zip(found, wanted, strict=True)), default=0.0)
+    array = found.float().numpy() if found.dtype == torch.bfloat16 else found.numpy()
+    a, b = np.asarray(array, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
+    if a.shape != b.shape:
+        return float("inf")
+    both = ~(np.isnan(a) & np.isnan(b)) & (a != b)
+    scale = max(float(np.abs(b[np.isfinite(b)]).max(initial=0.0)), 1e-6)
+    return float(np.abs(a - b)[both].max(initial=0.0)) / scale
+
+
+def gradients(row: Row, model: ir.Model, feeds: Mapping[str, Any]) -> None:
+    """Slopes along random directions, by backward and by differences."""
+    net = module(model, precision="float64")
+    net.eval()
+    given = {key: torch.from_numpy(np.array(value)) for key, value in feeds.items()}
+
+    def total() -> torch.Tensor:
+        results = [
+            out for out in net.run(**given).values() if isinstance(out, torch.Tensor) and out.is_floating_point()
+        ]
+        parts = [
+            (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)).sum() for out in results
+        ]
+        return torch.stack(parts).sum()
+
+    started = time.monotonic()
+    total().backward()
+    directions = DIRECTIONS if time.monotonic() - started < _LONG else 1
+    weights = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    row.trained, row.reached = len(weights), sum(tensor.grad is not None for tensor in weights)
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(directions):
+        moved = [
+            torch.randn(w.shape, generator=generator, dtype=w.dtype) * (w.detach().std(correction=0) + 1e-3)
+            for w in weights
+        ]
+        slope = sum(float((w.grad * d).sum()) for w, d in zip(weights, moved, strict=True) if w.grad is not None)
+        values = []
+        with torch.no_grad():
+            for sign in (1, -2, 1):
+                for w, d in zip(weights, moved, strict=True):
+                    w.add_(d, alpha=sign * _STEP)
+                values.append(float(total()))
+        difference = (values[0] - values[1]) / (2 * _STEP)
+        worst = max(worst, abs(slope - difference) / max(abs(slope), abs(difference), 1e-6))
+    row.slope = worst
+
+
+def models(words: list[str]) -> Iterator[tuple[str, str, Path]]:
+    """Family, name and file of what is to be examined."""
+    shared = ROOT / ".." / "shared" / "zoo" / "models"
+    if words:
+        for word in words:
+            path = Path(word)
+            for file in sorted(path.rglob("*.onnx")) if path.is_dir() else [path]:
+                yield "named", file.name, file
+        return
+    for family, folder in (
+        ("samples", ROOT / "models"),
+        ("fetched", ROOT / "models" / "fetched"),
+        ("shared zoo", shared),
+    ):
+        found = folder.rglob("*.onnx") if family == "fetched" else folder.glob("*.onnx")
+        for file in sorted(found):
+            yield family, file.name, file
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in zoo_graphs.CASES.values():
+            file = Path(scratch) / "model.onnx"
+            onnx.save(case.build(), file)
+            yield f"generated: {case.name.split('/')[0]}", case.name, file
+
+
+def table(rows: list[Row]) -> str:
+    """As Markdown."""
+    lines = [
+        "| model | forward | trained | with gradient | slopes | unchanged goes back | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        forward = "" if row.forward is None else f"{row.forward:.1e}"
+        slope = "" if row.slope is None else f"{row.slope:.1e}"
+        counts = (str(row.trained), str(row.reached)) if row.trained else ("", "")
+        back = "" if row.back is None else "yes" if row.back else "NO"
+        lines.append(f"| {row.name} | {forward} | {counts[0]} | {counts[1]} | {slope} | {back} | {row.word} |")
+    return "\n".join(lines)
+
+
+def summary(families: Mapping[str, list[Row]]) -> str:
+    """One line a family."""
+    lines = [
+        "| models | run | within 1e-5 | trained | slopes within 1e-4 | go back unchanged |",
+        "|---|---|---|---|---|---|",
+    ]
+    for family, rows in families.items():
+        run = [row for row in rows if row.forward is not None]
+        trained = [row for row in run if row.slope is not None]
+        close = sum((row.forward or 0) <= 1e-5 for row in run)
+        lines.append(
+            f"| {family} | {len(run)} of {len(rows)} | {close} | {len(trained)}"
+            f" | {sum((row.slope or 0) <= 1e-4 for row in trained)} | {sum(bool(row.back) for row in run)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    families: dict[str, list[Row]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for family, name, path in models(arguments.models):
+            families.setdefault(family, []).append(examine(name, path))
+            print(table([families[family][-1]]).splitlines()[-1], file=sys.stderr, flush=True)
+    whole = {family: rows for family, rows in families.items() if not family.startswith("generated")}
+    odd = [
+        row
+        for family, rows in families.items()
+        if family.startswith("generated")
+        for row in rows
+        if row.word or (row.forward or 0) > 1e-5 or (row.slope or 0) > 1e-4 or row.back is False
+    ]
+    text = "\n\n".join(
+        [
+            "# Training over the zoo",
+            "Printed by `python benchmarks/grow_zoo.py --write docs/train_zoo.md`. *Forward*: the largest difference of"
+            " any output from ONNX Runtime, relative to the largest number of that output, as stored (16-bit models in"
+            " 16 bits). *Slopes*: the largest relative difference between the gradient and central differences along"
+            f" {DIRECTIONS} random directions in all trained tensors, in double precision; where a rectifier or a"
+            " maximum changes sides within the step, differences are coarser than the gradient.",
+            summary(families),
+            *(f"## {family.capitalize()}\n\n{table(rows)}" for family, rows in whole.items()),
+            *([f"## Generated models with something to tell\n\n{table(odd)}"] if odd else []),
+        ]
+    )
+    if arguments.write is not None:
+        arguments.write.write_text(text + "\n")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
