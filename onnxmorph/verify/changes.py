@@ -7,7 +7,7 @@ inputs) follows from its inputs. One whose node is defined otherwise does not fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,10 @@ __all__ = ["Changes", "changes", "same_tensor"]
 _CHUNK = 1 << 22
 _DEEPEST = 100
 _LAYERS = ("MatMulInteger", "ConvInteger", "Conv", "ConvTranspose", "Gemm", "MatMul")
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
+_GIVE_QUANTIZED = (
+    *("MatMulInteger", "ConvInteger", "QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
+)
 _PACKED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 
 
@@ -280,6 +284,21 @@ class _Comparison:
         return rows
 
 
+def _with_unpacked(child: ir.Model, frontier: Sequence[str], known: Collection[str | None]) -> list[str]:
+    """The frontier, and behind quantized numbers, which cannot be measured, the first values that can."""
+    found = dict.fromkeys(frontier)
+    pending = [output for node in child.graph for output in node.outputs if output.name in found]
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if node is None or (value.dtype not in _QUANTIZED and node.op_type not in _GIVE_QUANTIZED):
+            continue
+        following = [output for use in value.uses() for output in use.node.outputs if output.name in known]
+        pending += [output for output in following if output.name not in found]
+        found.update((str(output.name), None) for output in following)
+    return [str(output.name) for node in child.graph for output in node.outputs if output.name in found]
+
+
 def changes(parent: ir.Model, child: ir.Model) -> Changes:
     """What differs between two models, as far as names tie them together."""
     comparison = _Comparison(parent, child)
@@ -301,6 +320,7 @@ def changes(parent: ir.Model, child: ir.Model) -> Changes:
             if old_output.index() != index or not comparison.same_node(old_node, node):
                 parents_nodes.append(old_node)
                 (changed_ends if output.name in ends else frontier).append(output.name)
+    frontier = _with_unpacked(child, frontier, set(before) - ends)
     kept = {output.name for node in child.graph for output in node.outputs}
     renamed = [node for node in parent.graph if not any(output.name in kept for output in node.outputs)]
     twin = twins(parent, child) if renamed else {}

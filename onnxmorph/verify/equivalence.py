@@ -139,6 +139,6 @@ def _verify(parent: ir.Model, child: ir.Model, request: Request, certificate: Ce
         certificate.warnings.append(f"both models were run as float32, since as stored they are {failure}")
         if certificate.detectable_fault is None and certificate.faults:
             certificate.warnings.append(
-                f"weights of this type are known to one part in {round(1 / narrow)}: rounding alone may move a child by "
-                "as much as the planted faults did, and only larger ones can be told from it"
+                f"weights of this type are known to one part in {round(1 / narrow)}: rounding alone may move a child "
+                "by as much as the planted faults did, and only larger ones can be told from it"
             )

@@ -21,6 +21,7 @@ import numpy as np
 from onnxmorph._ir import ir
 from onnxmorph.errors import OnnxMorphError
 from onnxmorph.graph.constants import constant
+from onnxmorph.graph.shapes import Shapes
 from onnxmorph.verify.expressions import Algebra, Expression, Mirror, Offset, TooLarge, Unsupported
 
 __all__ = ["prove"]
@@ -91,6 +92,8 @@ class _Reader:
     def __init__(
         self, model: ir.Model, bases: Collection[str], shapes: Mapping[str, Sequence[int]], algebra: Algebra
     ) -> None:
+        self._model = model
+        self._inferred: Shapes | None = None
         self._algebra = algebra
         self._bases = bases
         self._shapes = shapes
@@ -122,8 +125,11 @@ class _Reader:
 
     def _rows(self, value: ir.Value, place: _Place) -> int:
         shape = self._shapes.get(str(value.name))
-        if shape is None and value.shape is not None:
-            shape = [dim if isinstance(dim, int) else -1 for dim in value.shape]
+        if shape is None:
+            if self._inferred is None:
+                self._inferred = Shapes.of(self._model)
+            known = self._inferred.shape(value)
+            shape = [dim if isinstance(dim, int) else -1 for dim in known] if known is not None else None
         if shape is None or len(shape) < 2 or shape[place.axis] < 1:
             raise Unsupported("an unknown number of channels")
         return int(shape[place.axis])
