@@ -86,3 +86,20 @@ def test_a_long_chain_of_constants_does_not_exhaust_the_stack() -> None:
     other = small_model(SIGNATURE, "\n".join(lines), {"w": np.array(weights(8, 8, seed=4))})
     assert changes(model, model).frontier == []
     assert changes(model, other).region == {"w"}
+
+
+def test_behind_quantized_numbers_the_first_that_can_be_measured_is_compared() -> None:
+    body = """
+        q, s, z = DynamicQuantizeLinear(x)
+        i = MatMulInteger(q, w, z)
+        f = Cast<to=1>(i)
+        h = Mul(f, s)
+        y = Relu(h)"""
+    packed = np.arange(-16, 16, dtype=np.int8).reshape(8, 4)
+    parent = small_model("(float[N,8] x) => (float[N,4] y)", body, {"w": packed})
+    other = packed.copy()
+    other[3, 2] += 1
+    found = changes(parent, replaced(parent, "w", other))
+    assert found.frontier == ["i", "f"]
+    assert found.region == {"w"}
+    assert not found.at_inputs

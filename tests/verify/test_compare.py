@@ -93,6 +93,12 @@ def test_values_of_any_rank_may_flip_to_nan(shape: tuple[int, ...]) -> None:
     assert measure(nan, nan, [one, nan], moved_child=one).ratio == 0
 
 
+def test_single_numbers_are_values_too() -> None:
+    parent, child, run = (np.asarray(number, np.float32) for number in (1.0, 1.0 + 1e-6, 1.0 + 2e-6))
+    assert measure(parent, child, [run], [parent], moved_child=run).worst() < LIMIT
+    assert measure(parent, np.asarray(np.nan, np.float32), [run], moved_child=run).worst() == np.inf
+
+
 @pytest.mark.parametrize("child", [np.asarray([1.0]), f32([[1.0]]), None])
 def test_type_shape_and_presence_must_agree(child: np.ndarray | None) -> None:
     measured = measure(f32([1.0]), child, [])
