@@ -60,6 +60,12 @@ FILLS = ("zero-out", "zero-in", "replicate", "pair", "mean")
 _EVENLY = frozenset({"layernorm", "rmsnorm", "mean", "max", "min"})
 """Reductions that equally many copies of every channel leave as they are."""
 
+_TO_BE_FED = {
+    "replicate": "feed copies in '{name}' what their originals are fed",
+    "pair": "feed both of a new pair in '{name}' the same",
+}
+"""What a caller has to do with an input that has grown; with other fills, new entries take anything."""
+
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
 _FARTHEST = 4096
@@ -223,12 +229,14 @@ class WidenPlan(Plan):
         )
         tensor_maps, frontier = TensorMaps({group: index_map}, copies), group.frontier
         resized = group.resized
+        fed = [member.value.name for member in group.members if member.value in child.graph.inputs]
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
             scheme.rescale(child)
         notes = [f"widened with it: {', '.join(written.tensors)}"] if len(written.tensors) > 1 else []
         if self.interface:
             notes.append("the model's signature has changed")
+            notes += [note for name in fed if (note := _TO_BE_FED.get(self.fill, "").format(name=name))]
         return Change((), 0.0, frontier, tuple(notes), tensor_maps.to_json(), resized)
 
 

@@ -247,6 +247,8 @@ def test_states_of_the_models_own_are_left_alone_unless_asked(op: str) -> None:
     model = from_proto(proto)
     with pytest.raises(Refusal, match=r"graph input 'cell0\.h0'"):
         plan_widen(model, cell(model), to=6)
+    copied = plan_widen(model, cell(model), to=6, interface=True, fill="replicate").apply(model)
+    assert "feed copies in 'cell0.h0' what their originals are fed" in copied.notes
     child = ir.to_proto(plan_widen(model, cell(model), to=6, interface=True).apply(model).model)
     onnx.checker.check_model(child, full_check=True)
     feeds = example_inputs(proto)
