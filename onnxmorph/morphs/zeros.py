@@ -94,6 +94,12 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value],
     if op == "BatchNormalization":
         # Scale and variance of a new channel are 1; what must be zero is what is normalised, the mean and the shift.
         return all(zero.get(inputs[place], False) for place in (0, 2, 3) if place < len(inputs))
+    if op == "InstanceNormalization":
+        # The mean of zeros is 0 and epsilon keeps the quotient finite: what is left is the shift.
+        shift = inputs[2] if len(inputs) > 2 else None
+        return zero.get(inputs[0], False) and shift is not None and zero.get(shift, False) and _epsilon(node) > 0
+    if op == "Pad":
+        return zero.get(inputs[0], False) and _pads_with_zero(node)
     if op == "Clip":
         bounds = [constant(value) for value in inputs[1:]]
         low = float(bounds[0]) if bounds and bounds[0] is not None else _attribute(node, "min", -np.inf)
@@ -119,6 +125,19 @@ def _zero_or_lengths(node: ir.Node, place: int, zero: dict[ir.Value, bool]) -> b
 def _attribute(node: ir.Node, name: str, default: float) -> float:
     attribute = node.attributes.get(name)
     return default if attribute is None or attribute.is_ref() else float(attribute.value)
+
+
+def _epsilon(node: ir.Node) -> float:
+    return _attribute(node, "epsilon", 1e-5)
+
+
+def _pads_with_zero(node: ir.Node) -> bool:
+    """Whether what a Pad adds to zeros is zero: its constant is, or it repeats what is there."""
+    mode = node.attributes.get("mode")
+    if mode is not None and (mode.is_ref() or mode.as_string() != "constant"):
+        return not mode.is_ref()
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    return is_zero(given) if given is not None else _attribute(node, "value", 0.0) == 0
 
 
 def is_zero(value: ir.Value) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -216,3 +217,53 @@ def test_a_plan_is_not_carried_out_twice_on_one_group() -> None:
     with pytest.raises(Refusal, match="outputs, not") as raised:
         apply(model, plans)
     assert raised.value.code == "layer-changed"
+
+
+def _behind(op: str, constant: float | None = None, **attributes: Any) -> onnx.ModelProto:
+    """Two convolutions with one operator between them that may or may not leave zeros alone."""
+    rng = np.random.default_rng(0)
+    weights = {"a": (6, 3, 3, 3), "b": (4, 6, 1, 1)}
+    stored = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name) for name, shape in weights.items()
+    ]
+    if op == "InstanceNormalization":
+        names = ["scale", "shift"]
+        stored += [numpy_helper.from_array(rng.normal(size=6).astype(np.float32), name) for name in names]
+    else:
+        names = ["pads"]
+        stored.append(numpy_helper.from_array(np.array([0, 0, 1, 2, 0, 0, 0, 1], np.int64), "pads"))
+        if constant is not None:
+            names.append("constant")
+            stored.append(numpy_helper.from_array(np.array(constant, np.float32), "constant"))
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h"], name="a"),
+        helper.make_node(op, ["h", *names], ["p"], **attributes),
+        helper.make_node("LeakyRelu", ["p"], ["r"]),
+        helper.make_node("Conv", ["r", "b"], ["y"], name="b"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, None, None])
+    graph = helper.make_graph(nodes, "between", [x], [y], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "keeps"),
+    [
+        ("InstanceNormalization", {}, True),
+        ("InstanceNormalization", {"epsilon": 0.0}, False),
+        ("Pad", {}, True),
+        ("Pad", {"constant": 0.0}, True),
+        ("Pad", {"constant": 0.5}, False),
+        ("Pad", {"mode": "reflect"}, True),
+        ("Pad", {"mode": "edge", "constant": 0.5}, True),
+    ],
+)
+def test_zeros_stay_zeros_behind_norms_of_one_channel_and_pads(op: str, options: dict[str, Any], keeps: bool) -> None:
+    proto = _behind(op, **options)
+    model = from_proto(proto)
+    if not keeps:
+        with pytest.raises(Refusal, match="not zero"):
+            plan_widen(model, "a", to=9, fill="zero-in")
+        return
+    assert_same(proto, plan_widen(model, "a", to=9, fill="zero-in").apply(model).model)
