@@ -7,9 +7,9 @@
     python benchmarks/fault_detection.py --resume              # go on where a run was broken off
     python benchmarks/fault_detection.py --report              # only write the page anew, from the results there are
 
-Models: ../shared/zoo/models where there is one, models/, and models/fetched/ (by models/fetch.py), up to 25 MB of file and
-48 MiB of values for one set of inputs. Every model is halved by the hash of its family's name into `calibration`, which
-may be looked at while limits are set, and `held out`, which may not; the two draw from different seeds.
+Models: ../shared/zoo/models where there is one, models/, and models/fetched/ (by models/fetch.py), up to 25 MB of file
+and 48 MiB of values for one set of inputs. Every model is halved by the hash of its family's name into `calibration`,
+which may be looked at while limits are set, and `held out`, which may not; the two draw from different seeds.
 
 Of each model true children are made (every morph, and rewrites as other tools make them), and a fault of every kind is
 planted, single weights three times, in a copy of the model itself or in a true child (there half of them in what is
@@ -219,6 +219,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--report", action="store_true")
     made.add_argument("--results", type=Path, default=RESULTS)
     made.add_argument("--more", type=Path, nargs="*", default=[], help="further results to report on")
+    made.add_argument("--note", type=Path, help="Markdown to put below the first table, on how the results came about")
     made.add_argument("--out", type=Path, default=ROOT / "docs" / "fault_detection.md")
     return made
 
@@ -233,7 +234,8 @@ def main() -> int:
     if not options.report:
         run(options)
     events = [event for path in (options.results, *options.more) for event in read(path)]
-    page = as_markdown(events, COUNTED, "python benchmarks/fault_detection.py")
+    note = options.note.read_text(encoding="utf-8").strip() if options.note else ""
+    page = as_markdown(events, COUNTED, "python benchmarks/fault_detection.py", note)
     if str(options.out) == "-":
         print(page)
     else:

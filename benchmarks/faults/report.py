@@ -13,13 +13,14 @@ Event = dict[str, Any]
 HALVES = ("calibration", "held out")
 
 
-def as_markdown(events: Sequence[Event], counted_from: float, command: str) -> str:
+def as_markdown(events: Sequence[Event], counted_from: float, command: str, note: str = "") -> str:
     """The results of a run as a page.
 
     Args:
         events: What `fault_detection.py` noted.
         counted_from: Effect, in units of rounding, from which a fault counts.
         command: What to type to make the page anew.
+        note: What else the reader of the first table should know.
     """
     faults = [event for event in events if event["event"] == "fault"]
     counted = [event for event in faults if effect(event) > counted_from]
@@ -46,6 +47,7 @@ def as_markdown(events: Sequence[Event], counted_from: float, command: str) -> s
             "*Detected*: of the faults that count; a pair that a comparer cannot run counts as not detected. *False "
             "alarms*: true children called different.",
             "",
+            *([note, ""] if note else []),
             "## By kind of fault",
             "",
             *_by_kind(counted, names, "fault", lambda event, name: event["said"][name]["same"] is False),
