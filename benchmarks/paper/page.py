@@ -21,10 +21,12 @@ LEGEND = """\
 Test accuracy in per cent after the last epoch (never of the best one), mean over the seeds, ± one standard deviation of
 them. *start*: right after growing, before any step. *epoch 1*: after the first epoch. *against scratch*: points above
 the same network trained from scratch for as many steps as the child, mean over the seeds. *exact*: parent and child in
-ONNX Runtime, the largest difference in units of the parent's own rounding (16 is the limit); Net2Net's copies carry
-noise, so they are not. Parents are made as ONNX node by node, trained from scratch by `om.train.fit`, grown through the
-Python API, and trained on by `om.train.fit` with its defaults unless the line says otherwise. NM: *Network Morphism*
-(Wei et al., 2016); N2N: *Net2Net* (Chen et al., 2016).
+ONNX Runtime, the largest difference in units of the parent's own rounding (16 is the limit). Net2Net's copies carry
+noise, so their children are not exact.
+
+Parents are made as ONNX node by node, trained from scratch by `om.train.fit`, grown through the Python API, and trained
+on by `om.train.fit` with its defaults unless the line says otherwise. NM: *Network Morphism* (Wei et al., 2016); N2N:
+*Net2Net* (Chen et al., 2016).
 """
 
 
@@ -217,11 +219,9 @@ def _mean(outcome: Outcome, stage: int) -> float:
 def _exactness(outcome: Outcome) -> str:
     if outcome.line.kind == "reference":
         return ""
-    if any(one is None for one in outcome.certificates):
-        return "no"
     certified = [one for one in outcome.certificates if one is not None]
     worst = max(one.ratio for one in certified)
-    return f"yes ({worst:.1f})" if all(one.equivalent for one in certified) else f"**NO** ({worst:.1f})"
+    return f"yes ({worst:.1f})" if all(one.equivalent for one in certified) else f"no ({worst:.2g})"
 
 
 def _along(runs: Sequence[Run], begin: float) -> tuple[tuple[float, float], ...]:

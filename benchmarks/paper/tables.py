@@ -108,7 +108,7 @@ class Outcome:
     Attributes:
         line: The line.
         runs: By seed, by stage.
-        certificates: By stage, of the first seed; ``None`` where the line never was to be exact.
+        certificates: By stage, of the first seed; ``None`` for references.
     """
 
     line: Line
@@ -149,7 +149,7 @@ def fill(
                 model = lab.model(before)
                 child = line.growths[place](model, seed)
                 if seed == seeds[0]:
-                    found.append(lab.certify(model, child) if line.kind == "ours" else None)
+                    found.append(lab.certify(model, child) if line.kind != "reference" else None)
                 runs.append(
                     lab.train(
                         child,
@@ -252,9 +252,11 @@ def _defaults(sizes: Sizes) -> list[Line]:
     ptanh = (deepen("fc2", "netmorph", width=hidden, activation="Tanh"),)
     lines = [
         Line(f"netmorph, {name}, a at {rate}x", growth, {"a_rate": float(rate)})
-        for name, growth in (("P-ReLU", prelu), ("P-TanH", ptanh))
-        for rate in (1, 10, 100, 1000)
+        for name, growth, rates in (("P-ReLU", prelu, (1, 10, 100, 1000)), ("P-TanH", ptanh, (1, 100)))
+        for rate in rates
     ]
+    least = then(deepen("fc2", "mirror", width=2 * CLASSES), widen("fc2.0", max(hidden, 2 * CLASSES + 2), "zero-out"))
+    lines.append(Line("mirror at its least width, then zero-out", (least,)))
     growths = {
         "mirror": mirror,
         "zero-out": (widen("fc1", hidden, "zero-out"),),
@@ -264,25 +266,19 @@ def _defaults(sizes: Sizes) -> list[Line]:
         lines += [
             Line(f"{name}, as it stands", growth),
             Line(f"{name}, no warm-up", growth, {"warmup": 0}),
-            Line(f"{name}, warm-up of 400 steps", growth, {"warmup": 400}),
+            Line(f"{name}, warm-up of 200 steps", growth, {"warmup": 200}),
             Line(f"{name}, optimizer's state kept", growth, state="zero"),
             Line(f"{name}, state kept, new ones at the mean", growth, state="mean"),
-            Line(f"{name}, rate x 0.3", growth, {"rate": 3e-4}),
             Line(f"{name}, rate x 3", growth, {"rate": 3e-3}),
             Line(f"{name}, rate x 10", growth, {"rate": 1e-2}),
         ]
-    both = (then(widen("fc1", hidden, "zero-out"), mirror[0]),)
-    scratch = tuple(from_scratch(growth) for growth in mirror)
-    wide = (from_scratch(growths["zero-out"][0]),)
-    lines += [
-        Line("zero-out, then mirror", both),
-        Line("zero-out, then mirror, rate x 3", both, {"rate": 3e-3}),
-    ]
+    lines += [Line(f"{fill}, as it stands", (widen("fc1", hidden, fill),)) for fill in ("zero-in", "replicate")]
+    deeper, wider = from_scratch(mirror[0]), from_scratch(growths["zero-out"][0])
     for factor, rate in ((1, 1e-3), (3, 3e-3), (10, 1e-2)):
         text = "" if factor == 1 else f", rate x {factor}"
         lines += [
-            Line(f"scratch, deeper{text}", scratch, {**PLAIN, "rate": rate}, kind="reference"),
-            Line(f"scratch, wider{text}", wide, {**PLAIN, "rate": rate}, kind="reference"),
+            Line(f"scratch, deeper{text}", (deeper,), {**PLAIN, "rate": rate}, kind="reference"),
+            Line(f"scratch, wider{text}", (wider,), {**PLAIN, "rate": rate}, kind="reference"),
             Line(f"parent trained on{text}", (stay,), {"rate": rate}, kind="reference"),
         ]
     return lines
