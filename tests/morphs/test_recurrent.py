@@ -33,7 +33,7 @@ def cell(model: Any, name: str = "cell0") -> Any:
     return next(layer for layer in layers(model) if layer.name == name)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(layouts(), st.sampled_from(FILLS), st.integers(0, 2**31), st.integers(1, 3))
 def test_every_fill_is_exact_in_every_layout(layout: Layout, fill: str, seed: int, more: int) -> None:
     proto = net(layout, seed)
