@@ -22,6 +22,8 @@ COARSE_SIZES = (0.25, 1.0)
 """Sizes of the planted faults: shares of the standard deviation of the weight's tensor."""
 
 _MOST_PLACES = 6
+_MOST_LISTED = 1 << 22
+"""Elements of a tensor up to which those that are not zero are listed."""
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +52,7 @@ class FaultTrial:
 
 def _spread(array: Array) -> float:
     flat = array.reshape(-1)
-    values = flat[:: max(1, flat.size >> 22)].astype(np.float64)  # a few million are enough to know a spread
+    values = flat[:: max(1, flat.size >> 18)].astype(np.float64)  # some hundred thousand are enough to know a spread
     spread = float(np.std(values))
     if spread == 0:
         spread = float(np.max(np.abs(values), initial=0.0))
@@ -97,10 +99,15 @@ def places(weights: Sequence[ir.Value], tensor_of: Mapping[ir.Value, ir.TensorPr
         value = weights[rank % len(weights)]
         flat = np.asarray(tensor_of[value].numpy()).reshape(-1)
         if (rank // len(weights) + rank % len(weights)) % 2 == 0:
-            live = np.flatnonzero(flat) if flat.size <= 1 << 22 else np.arange(flat.size)
-            index = int(generator.choice(live)) if live.size else 0
+            if flat.size > _MOST_LISTED:
+                index = int(generator.integers(flat.size))
+            else:
+                live = np.flatnonzero(flat)
+                index = int(generator.choice(live)) if live.size else 0
         else:
-            index = int(np.argmax(np.abs(flat if flat.dtype.kind == "f" else flat.astype(np.float32))))
+            wide = flat if flat.dtype.kind == "f" else flat.astype(np.float32)
+            ends = int(np.argmax(wide)), int(np.argmin(wide))
+            index = max(ends, key=lambda place: abs(float(wide[place])))
         found.setdefault(Place(value, index))
     return list(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ["Runnable", "Running", "Stage", "Values"]
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array | None]
 
+_LARGE = 1 << 24
 _MOST_EXCHANGED = 1 << 26
 """Bytes of weights up to which a session holds copies of its own, so that other numbers need no other session."""
 
@@ -113,6 +115,9 @@ class Stage:
             return self.open(varied, child=child)
         finally:
             self._prepared.pop((id(varied), False), None)
+            del varied
+            if sum(array.nbytes for array in arrays.values()) > _LARGE:
+                gc.collect()  # graphs refer to themselves, and would keep the numbers of variations gone by
 
 
 class Runnable:
