@@ -284,6 +284,16 @@ class _Comparison:
         return rows
 
 
+def _quantized(value: ir.Value, node: ir.Node) -> bool:
+    """Whether a node gives quantized numbers, as far as the file tells."""
+    if value.dtype is not None:
+        return value.dtype in _QUANTIZED
+    if node.op_type == "Gather":
+        table = node.inputs[0].const_value if node.inputs[0] is not None else None
+        return table is not None and table.dtype in _PACKED
+    return node.op_type in _GIVE_QUANTIZED
+
+
 def _with_unpacked(child: ir.Model, frontier: Sequence[str], known: Collection[str | None]) -> list[str]:
     """The frontier, and behind quantized numbers, which cannot be measured, the first values that can."""
     found = dict.fromkeys(frontier)
@@ -291,7 +301,7 @@ def _with_unpacked(child: ir.Model, frontier: Sequence[str], known: Collection[s
     while pending:
         value = pending.pop()
         node = value.producer()
-        if node is None or (value.dtype not in _QUANTIZED and node.op_type not in _GIVE_QUANTIZED):
+        if node is None or not _quantized(value, node):
             continue
         following = [output for use in value.uses() for output in use.node.outputs if output.name in known]
         pending += [output for output in following if output.name not in found]

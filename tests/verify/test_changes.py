@@ -103,3 +103,16 @@ def test_behind_quantized_numbers_the_first_that_can_be_measured_is_compared() -
     assert found.frontier == ["i", "f"]
     assert found.region == {"w"}
     assert not found.at_inputs
+
+
+def test_behind_a_quantized_table_the_unpacked_rows_are_compared() -> None:
+    body = """
+        q = Gather(table, i)
+        f = DequantizeLinear(q, s, z)
+        y = Relu(f)"""
+    table = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    tensors = {"table": table, "s": np.asarray(0.1, np.float32), "z": np.asarray(8, np.uint8)}
+    parent = small_model("(int64[N] i) => (float[N,4] y)", body, tensors)
+    other = table.copy()
+    other[3, 2] += 1
+    assert changes(parent, replaced(parent, "table", other)).frontier == ["q", "f"]
