@@ -45,6 +45,7 @@ _EXTRA_NOISE = 3
 _COARSE_ROUNDINGS = 1 << 10
 _KEPT_REFERENCES = 3
 _MOST_KEPT_BYTES = 1 << 28
+_FEW_KEPT_BYTES = 1 << 24
 _MOST_MOVED_BYTES = 1 << 27
 _LARGE_BYTES = 1 << 29
 _GROUP_BYTES = 48 << 20
@@ -484,7 +485,10 @@ class Verification:
 
     def _keep(self, reference: Reference) -> None:
         size = reference.nbytes()
-        if len(self.references) < _KEPT_REFERENCES and self._kept_bytes + size <= _MOST_KEPT_BYTES:
+        few = len(self.references) < _KEPT_REFERENCES and self._kept_bytes + size <= _MOST_KEPT_BYTES
+        # Other branches and other scales show other weights; where they cost little, most of the sets are kept.
+        small = len(self.references) < _MOST_SETS and self._kept_bytes + size <= _FEW_KEPT_BYTES
+        if few or small:
             self.references.append(reference)
             self._kept_bytes += size
 
