@@ -32,6 +32,8 @@ VERBS: dict[str, str] = {
     "activate": "Make activations parametric.",
     "fold": "Fold what is linear, without effect, dead or double.",
     "train": "Train a model in place.",
+    "evolve": "Train over generations that keep a part of the weights.",
+    "slim": "Cut the part that evolve keeps out of a model.",
     "apply": "Carry out a recipe of several morphs.",
     "batch": "Carry out a recipe on many models.",
     "verify": "Show that two models compute the same, or where they part.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..flow import child_path
+from ..learning import LOSSES, factors, numbers, picture_size, share_or_path
 from ..options import Output, model_argument, talk_options
 from ..table import Table
 from ..talk import Talk
@@ -20,57 +20,7 @@ if TYPE_CHECKING:
     from onnxmorph._ir import ir
     from onnxmorph.train import Epoch, Fitted, Progress
 
-__all__ = ["command"]
-
-LOSSES = ("cross-entropy", "binary-cross-entropy", "mse", "mae", "huber")
-"""Those of :data:`onnxmorph.grow.losses.LOSSES`, written out: ``--help`` must not import torch. A test compares."""
-
-
-def _factor(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
-    """``NAME=FACTOR``, repeated."""
-    found: dict[str, float] = {}
-    for text in texts:
-        name, equals, number = text.rpartition("=")
-        try:
-            factor = float(number)
-        except ValueError:
-            factor = math.nan
-        if not (equals and name) or not (math.isfinite(factor) and factor >= 0):
-            raise click.BadParameter(
-                f"{text!r}: write a role, a name or a glob and a factor: norm_scale=0.1", context, parameter
-            )
-        found[name] = factor
-    return found
-
-
-def _share_or_path(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | Path | None:
-    """A number between 0 and 1 is a share of the data, anything else a path."""
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return Path(text)
-
-
-def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...]:
-    """``0.485,0.456,0.406``."""
-    if text is None:
-        return ()
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: write numbers: 0.485,0.456,0.406", context, parameter) from None
-
-
-def _size(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """``224`` or ``192x256``."""
-    if text is None:
-        return None
-    parts = text.split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"{text!r}: write height and width: 224x224", context, parameter)
-    return int(parts[0]), int(parts[-1])
+__all__ = ["LOSSES", "command"]
 
 
 @click.command(name="train", short_help="Train a model in place.")
@@ -84,7 +34,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 @click.option(
     "--validation",
     metavar="PATH|SHARE",
-    callback=_share_or_path,
+    callback=share_or_path,
     help="Data to judge by, or the share of --data to hold back.",
 )
 @click.option("--loss", type=click.Choice(LOSSES), default="cross-entropy", show_default=True)
@@ -105,7 +55,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
     "rates",
     metavar="WHAT=FACTOR",
     multiple=True,
-    callback=_factor,
+    callback=factors,
     help="Times the rate, for a role, a name or a glob; repeatable.",
 )
 @click.option("--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True)
@@ -140,9 +90,9 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
     metavar="EPOCHS",
     help="End after so many epochs without a better validation.",
 )
-@click.option("--mean", callback=_numbers, metavar="LIST", help="Of images, per channel, between 0 and 1.")
-@click.option("--std", callback=_numbers, metavar="LIST", help="Of images, per channel.")
-@click.option("--image-size", callback=_size, metavar="HxW", help="Of images, where the model leaves it open.")
+@click.option("--mean", callback=numbers, metavar="LIST", help="Of images, per channel, between 0 and 1.")
+@click.option("--std", callback=numbers, metavar="LIST", help="Of images, per channel.")
+@click.option("--image-size", callback=picture_size, metavar="HxW", help="Of images, where the model leaves it open.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--amp", is_flag=True, help="Mixed precision, on CUDA.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

@@ -12,26 +12,37 @@ from typing import TYPE_CHECKING, Any
 from onnxmorph.errors import Refusal
 
 if TYPE_CHECKING:
+    from onnxmorph.grow.evolution import Evolved, Generation, deliver_slim, evolve, slim
     from onnxmorph.grow.fitting import fit
     from onnxmorph.grow.graph_module import GraphModule, module, trainings, write_back
     from onnxmorph.grow.loop import Diverged, Epoch, Fitted, Interrupted, Progress
+    from onnxmorph.grow.scoring import Score, score
     from onnxmorph.grow.transfer import transfer_optimizer
 
 __all__ = [
     "Diverged",
     "Epoch",
+    "Evolved",
     "Fitted",
+    "Generation",
     "GraphModule",
     "Interrupted",
     "Progress",
+    "Score",
+    "deliver_slim",
+    "evolve",
     "fit",
     "module",
+    "score",
+    "slim",
     "trainings",
     "transfer_optimizer",
     "write_back",
 ]
 
 _HOMES = {
+    "evolution": ("Evolved", "Generation", "deliver_slim", "evolve", "slim"),
+    "scoring": ("Score", "score"),
     "fitting": ("fit",),
     "loop": ("Diverged", "Epoch", "Fitted", "Interrupted", "Progress"),
     "graph_module": ("GraphModule", "module", "trainings", "write_back"),
