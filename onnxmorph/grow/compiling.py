@@ -23,7 +23,7 @@ from onnxmorph.grow.program import NOWHERE, Program, Step
 from onnxmorph.grow.registry import Operator, domain_of, find
 from onnxmorph.grow.sites import Site
 from onnxmorph.grow.standard_functions import body_of
-from onnxmorph.grow.types import to_torch
+from onnxmorph.grow.types import to_torch, torch_type
 
 __all__ = ["Obstacle", "compile_graph"]
 
@@ -65,13 +65,13 @@ class _Computed:
         scope: The compilation it belongs to.
         slot: Its place there.
         of_sizes: It depends on nothing but sizes.
-        carries: A gradient reaches it from these weights.
+        carries: A gradient reaches it from these weights, one bit each.
     """
 
     scope: _Compilation
     slot: int
     of_sizes: bool
-    carries: frozenset[str]
+    carries: int
 
 
 _Reference = _Known | _Weight | _Computed
@@ -84,9 +84,21 @@ class _Shared:
     model: ir.Model
     mode: Mode
     sites: Mapping[ir.Value, Site]
-    trainable: Collection[str]
+    bits: Mapping[str, int]
+    """Of each weight that a gradient is wanted of, a number with one bit set."""
     tensors: dict[str, Tensor]
-    stopped: dict[str, Obstacle]
+    stopped: list[tuple[int, Obstacle]]
+    """Weights whose gradient ends, and where."""
+
+    def carried(self, *references: _Reference | None) -> int:
+        """The weights that values carry a gradient of."""
+        found = 0
+        for reference in references:
+            if isinstance(reference, _Weight):
+                found |= self.bits.get(reference.key, 0)
+            elif isinstance(reference, _Computed):
+                found |= reference.carries
+        return found
 
 
 class _Compilation:
@@ -204,24 +216,26 @@ def compile_graph(
     Raises:
         Refusal: An operator cannot be run here, by name.
     """
-    shared = _Shared(model, mode, sites, trainable, tensors, {})
+    keys = list(trainable)
+    shared = _Shared(model, mode, sites, {key: 1 << place for place, key in enumerate(keys)}, tensors, [])
     compilation = _Compilation(shared, None)
     environment = _Environment(compilation, {}, None, {}, "", model.opset_imports)
     for value in inputs:
         slot = compilation.slot()
         compilation.program.inputs.append(slot)
-        environment.references[value] = _Computed(compilation, slot, False, frozenset())
+        environment.references[value] = _Computed(compilation, slot, False, 0)
     needed = _needed(outputs)
     _compile_nodes((node for node in model.graph if node in needed), environment)
     references = [environment.find(value) for value in outputs]
     _finish(compilation, references)
-    reached: set[str] = set()
+    reached = 0
     for reference in references:
-        if isinstance(reference, _Weight):
-            reached.add(reference.key)
-        elif isinstance(reference, _Computed):
-            reached |= reference.carries
-    unreached = {key: shared.stopped.get(key) for key in trainable if key not in reached}
+        reached |= shared.carried(reference)
+    unreached = {
+        key: next((obstacle for weights, obstacle in shared.stopped if weights & bit), None)
+        for key, bit in shared.bits.items()
+        if not reached & bit
+    }
     return compilation.program, unreached
 
 
@@ -354,7 +368,7 @@ def _compile_node(node: ir.Node, environment: _Environment) -> None:
     given = [None if value is None else environment.find(value) for value in node.inputs]
     bodies: dict[str, tuple[Program, tuple[int, ...]]] = {}
     captures: list[_Computed] = []
-    carried: frozenset[str] = frozenset()
+    carried = 0
     for name, graph in subgraphs(node):
         body, carries = _compile_body(node, graph, environment, given)
         carried |= carries
@@ -363,6 +377,8 @@ def _compile_node(node: ir.Node, environment: _Environment) -> None:
         captures += body.captures
     wanted = [bool(value.uses()) or value.is_graph_output() for value in node.outputs]
     attributes = _attributes(node, environment)
+    if node.op_type in ("Loop", "Scan"):
+        attributes["_stacked"] = _stacked(node)
     if node.op_type in _BY_STORED_TYPE:
         attributes["_types"] = [None if value is None else value.dtype for value in node.inputs]
     call = Call(
@@ -383,6 +399,17 @@ def _compile_node(node: ir.Node, environment: _Environment) -> None:
                 environment.references[value] = _Known(result)
             return
     _emit(node, entry, call, inputs, carried, environment)
+
+
+def _stacked(node: ir.Node) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Sizes and types, as declared, of what a Loop or a Scan stacks: all there is to go by where it never runs."""
+    body = node.attributes["body"].as_graph() if "body" in node.attributes else None
+    found = []
+    for value in () if body is None else body.outputs:
+        sizes = () if value.shape is None else tuple(dim if isinstance(dim, int) else 0 for dim in value.shape)
+        number = value.dtype is not None and value.dtype is not ir.DataType.STRING
+        found.append((sizes, torch_type(value.dtype) if number and value.dtype is not None else torch.float32))
+    return found
 
 
 def _is_known(entry: Operator, inputs: Sequence[_Reference | None], bodies: Mapping[str, Any]) -> bool:
@@ -434,30 +461,24 @@ def _constant(node: ir.Node, environment: _Environment) -> None:
 
 def _compile_body(
     node: ir.Node, graph: ir.Graph, environment: _Environment, given: Sequence[_Reference | None]
-) -> tuple[_Compilation, frozenset[str]]:
+) -> tuple[_Compilation, int]:
     """The body of a node, and the weights that its outputs carry a gradient of."""
     shared = environment.compilation.shared
     body = _Compilation(shared, environment)
     inner = _Environment(
         body, {}, environment, environment.attributes, f"{environment.prefix}{node_label(node)}/", environment.opsets
     )
-    from_outside: frozenset[str] = frozenset().union(*(_carried(one) for one in given))
+    from_outside = shared.carried(*given)
     for place, value in enumerate(graph.inputs):
         slot = body.slot()
         body.program.inputs.append(slot)
         counts = node.op_type == "Loop" and place == 0
-        inner.references[value] = _Computed(body, slot, False, frozenset() if counts else from_outside)
+        inner.references[value] = _Computed(body, slot, False, 0 if counts else from_outside)
     needed = _needed(graph.outputs)
     _compile_nodes((inside for inside in graph if inside in needed), inner)
     results = [inner.find(value) for value in graph.outputs]
     _finish(body, results)
-    return body, frozenset().union(*(_carried(one) for one in results))
-
-
-def _carried(reference: _Reference | None) -> frozenset[str]:
-    if isinstance(reference, _Weight):
-        return frozenset((reference.key,))
-    return reference.carries if isinstance(reference, _Computed) else frozenset()
+    return body, shared.carried(*results)
 
 
 def _emit(
@@ -465,7 +486,7 @@ def _emit(
     entry: Operator,
     call: Call,
     inputs: Sequence[_Reference | None],
-    carried: frozenset[str],
+    carried: int,
     environment: _Environment,
 ) -> None:
     compilation = environment.compilation
@@ -483,11 +504,10 @@ def _emit(
             )
         )
     )
-    arriving = carried.union(*(_carried(given) for given in inputs))
+    arriving = carried | shared.carried(*inputs)
     if not entry.gradient and arriving:
-        for key in arriving & frozenset(shared.trainable):
-            shared.stopped.setdefault(key, Obstacle(call.op, call.label))
-        arriving = frozenset()
+        shared.stopped.append((arriving, Obstacle(call.op, call.label)))
+        arriving = 0
     slots = []
     for place, value in enumerate(node.outputs):
         slot = compilation.slot() if call.wanted[place] or place == 0 else NOWHERE

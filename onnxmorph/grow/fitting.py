@@ -13,7 +13,7 @@ import torch
 
 from onnxmorph import model as files
 from onnxmorph._ir import ir
-from onnxmorph.errors import Refusal, SelectionError
+from onnxmorph.errors import Refusal, RuntimeFailure, SelectionError
 from onnxmorph.grow.data import Data, Samples, Target, read_samples
 from onnxmorph.grow.graph_module import GraphModule, Trainable, module
 from onnxmorph.grow.lineage import new_tensors
@@ -80,8 +80,8 @@ def fit(
             ``mae``, ``huber``, or a function of outputs and targets.
         epochs: Passes over the data; default 10 unless ``steps`` is given.
         steps: Or steps of the optimizer in all.
-        batch_size: Samples per step. A model whose batch is fixed is run in pieces of that size, and their gradients
-            added up.
+        batch_size: Samples per step. A model that works with its own fixed batch only is run in pieces of that size,
+            and their gradients added up.
         optimizer: ``sgd`` (with Nesterov's momentum) or ``adamw``.
         rate: Default 1e-3 for AdamW, 1e-2 for SGD.
         a_rate: Times the rate, for the parameters ``a`` of parametric activations.
@@ -147,12 +147,12 @@ def fit(
     net.to(where)
     if mentor is not None:
         mentor.to(where)
-    piece = _piece(inputs, batch_size, len(samples))
+    piece = _piece(net, inputs, samples, batch_size)
     goal = _judge(net, mentor, samples, held, loss, label_smoothing, where, piece or min(batch_size, len(samples)))
     per_epoch = max(1, math.ceil(len(samples) / batch_size))
     total = steps if steps is not None else (epochs if epochs is not None else 10) * per_epoch
     fresh = _new(new, parent)
-    ramp = warmup if warmup is not None else (min(100, total // 10) if fresh else 0)
+    ramp = warmup if warmup is not None else (min(100, total // 10) if fresh or files.records(parent) else 0)
     plan = Rates(
         rate=rate if rate is not None else (1e-3 if optimizer == "adamw" else 1e-2),
         a_rate=a_rate,
@@ -312,7 +312,7 @@ def _new(new: Sequence[str] | ir.Model | None, model: ir.Model) -> frozenset[str
     return frozenset(new)
 
 
-def _piece(inputs: Sequence[ir.Value], batch_size: int, samples: int) -> int | None:
+def _piece(net: GraphModule, inputs: Sequence[ir.Value], samples: Samples, batch_size: int) -> int | None:
     """The batch that the graph is fixed to, or ``None`` where it takes any."""
     fixed = {
         int(value.shape[0])
@@ -324,13 +324,42 @@ def _piece(inputs: Sequence[ir.Value], batch_size: int, samples: int) -> int | N
     if len(fixed) > 1:
         raise Refusal("the model's inputs have batches of different fixed sizes", code="data-shape")
     (size,) = fixed
-    if batch_size % size or samples < size:
+    if _takes_more(net, samples, size):
+        return None
+    if batch_size % size or len(samples) < size:
         raise Refusal(
             f"the model takes batches of {size} only, and the batch size is {batch_size}",
             way_out=f"choose a multiple of {size} (batch_size=, --batch-size)",
             code="data-shape",
         )
     return size
+
+
+def _takes_more(net: GraphModule, samples: Samples, size: int) -> bool:
+    """Whether a graph that declares its batch computes two batches put together as it computes each."""
+    if len(samples) < 2 * size:
+        return False
+    training, device = net.training, next(net.parameters()).device
+    net.eval()
+    results = []
+    try:
+        with torch.no_grad():
+            for numbers in (torch.arange(size), torch.arange(size, 2 * size), torch.arange(2 * size)):
+                inputs, _ = samples.batch(numbers)
+                results.append(net.run(**{name: value.to(device) for name, value in inputs.items()}))
+    except RuntimeFailure:
+        return False
+    finally:
+        net.train(training)
+    first, second, both = (list(result.values()) for result in results)
+    return all(
+        isinstance(b, Tensor)
+        and b.dim() > 0
+        and b.shape[0] == 2 * size
+        and a.shape[0] == size
+        and torch.allclose(torch.cat([a, c]).float(), b.float(), rtol=1e-4, atol=1e-5)
+        for a, c, b in zip(first, second, both, strict=True)
+    )
 
 
 def _split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:

@@ -299,3 +299,44 @@ def test_half_precision_is_trained_in_single_and_stored_as_it_was(tmp_path: Path
         np.testing.assert_allclose(net(**feeds), reference(proto, feeds)[0], rtol=2e-2, atol=2e-3)
     assert files.content_hash(train.write_back(net, model)) == files.content_hash(model)
     assert {value.dtype for value in train.module(model, mode="eval").parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("trips", [0, 3])
+def test_loops_run_in_each_step_and_gradients_go_round(trips: int, tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["state", "w"], ["next"]),
+            helper.make_node("Identity", ["go"], ["still"]),
+            helper.make_node("Identity", ["next"], ["shown"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [3]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [3]),
+            helper.make_tensor_value_info("shown", TensorProto.FLOAT, [3]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["start"], name="first"),
+        helper.make_node("MatMul", ["start", "m"], ["begin"], name="linear"),
+        helper.make_node("Loop", ["n", "", "begin"], ["last", "all"], name="loop", body=body),
+    ]
+    stored = [tensor("w", 3), tensor("m", 3, 3), tensor("b", 3)]
+    proto = graph(nodes, {"x": [3], "n": []}, ["last", "all"], stored, kinds={"n": TensorProto.INT64})
+    feeds = {"x": np.ones(3, dtype=np.float32), "n": np.array(trips, dtype=np.int64)}
+    net = train.module(loaded(proto, tmp_path), trainable=["w", "m"])
+    last, every = net(**feeds)
+    wanted = reference(proto, feeds)
+    np.testing.assert_allclose(last.detach(), wanted[0], rtol=1e-5)
+    assert every.shape == wanted[1].shape == (trips, 3)
+    last.sum().backward()
+    w, m = (dict(net.named_parameters())[name] for name in ("w", "m"))
+    begin = (net.run(**feeds)["last"] / w**trips).detach()
+    assert m.grad is not None
+    if trips:
+        torch.testing.assert_close(w.grad, trips * begin * w.detach() ** (trips - 1))

@@ -37,14 +37,14 @@ def loop(call: Call, *inputs: Any) -> tuple[Any, ...]:
         turn += 1
     stacked = []
     for place, stack in enumerate(stacks):
-        stacked.append(torch.stack(stack) if stack else _nothing(call, place))
+        stacked.append(torch.stack(stack) if stack else _nothing(call, place, len(states)))
     return (*states, *stacked)
 
 
-def _nothing(call: Call, place: int) -> Tensor:
+def _nothing(call: Call, place: int, states: int) -> Tensor:
     """What a loop that never ran has stacked; its width is known from the file alone."""
-    shapes = call.attributes.get("_scan_shapes") or []
-    shape, dtype = shapes[place] if place < len(shapes) else ((), torch.float32)
+    stacked = call.attributes["_stacked"][-(call.outputs - states) :]
+    shape, dtype = stacked[place] if place < len(stacked) else ((), torch.float32)
     return torch.zeros((0, *shape), dtype=dtype, device=call.mode.device)
 
 
@@ -71,7 +71,7 @@ def scan(call: Call, *inputs: Any) -> tuple[Any, ...]:
         for stack, value in zip(stacks, results[len(states) :], strict=True):
             stack.append(value)
     stacked = [
-        torch.stack(stack[::-1] if back else stack, axis) if stack else _nothing(call, place)
+        torch.stack(stack[::-1] if back else stack, axis) if stack else _nothing(call, place, len(states))
         for place, (stack, axis, back) in enumerate(zip(stacks, out_axes, out_backwards, strict=True))
     ]
     return (*states, *stacked)
