@@ -73,6 +73,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels", type=float, default=1.0, help="times the papers' channels")
     parser.add_argument("--stages", type=int, default=2, help="of cifar-depth: 1 to 4")
     parser.add_argument("--only", default="", help="lines with this in their name; writes no page")
+    parser.add_argument("--skip", action="append", default=[], help="lines with this in their name; said on the page")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="use what is there")
@@ -102,6 +103,8 @@ def _one(name: str, options: argparse.Namespace) -> None:
     )
     lab = Lab(data, options.cache / "runs", device=options.device, resume=options.resume)
     settings = {"epochs": options.epochs, "batch_size": options.batch, "rate": options.rate}
+    every = [] if name == "schedules" else [line.name for line in TABLES[name].lines(sizes)]
+    skipped = [word for word in options.skip if any(word in line for line in every)]
     about = [
         f"`python benchmarks/paper/run.py {_of_one(options.said, name)}`",
         f"{data.description}, no augmentation; {options.epochs} epochs for the parent and as many at every stage,"
@@ -110,14 +113,15 @@ def _one(name: str, options: argparse.Namespace) -> None:
             f" Channels are {options.channels:g} times the papers'."
             if name.startswith("cifar") and options.channels != 1
             else ""
-        ),
+        )
+        + (f" Lines left out to save time: {', '.join(skipped)}." if skipped else ""),
     ]
     if name == "schedules":
         scheduled = train_by_schedule(lab, sizes, settings, seeds, options.only)
         section = schedule_section(TITLE, scheduled, [SCHEDULES_SAY, *about])
         chart = "" if options.only else schedule_chart(TITLE, scheduled)
     else:
-        parents, outcomes = fill(TABLES[name], lab, sizes, settings, seeds, options.only)
+        parents, outcomes = fill(TABLES[name], lab, sizes, settings, seeds, options.only, options.skip)
         section = table_section(TABLES[name], parents, outcomes, about)
         chart = table_chart(TABLES[name], parents, outcomes)
     print(section)

@@ -117,7 +117,13 @@ class Outcome:
 
 
 def fill(
-    table: Table, lab: Lab, sizes: Sizes, settings: Mapping[str, Any], seeds: Sequence[int], only: str = ""
+    table: Table,
+    lab: Lab,
+    sizes: Sizes,
+    settings: Mapping[str, Any],
+    seeds: Sequence[int],
+    only: str = "",
+    skip: Sequence[str] = (),
 ) -> tuple[list[Run], list[Outcome]]:
     """Train everything that a table needs.
 
@@ -128,11 +134,12 @@ def fill(
         settings: Of every training: ``epochs``, ``batch_size``, ``rate`` ...
         seeds: Of parents, morphs and the order of images.
         only: Part of the names of the lines wanted.
+        skip: Parts of the names of lines that are not.
 
     Returns:
         The runs of the parents, by seed; the outcomes, by line.
     """
-    lines = [line for line in table.lines(sizes) if only in line.name]
+    lines = [line for line in table.lines(sizes) if only in line.name and not any(word in line.name for word in skip)]
     stages = table.stages[: sizes.stages]
     parents: list[Run] = []
     done: dict[str, list[tuple[Run, ...]]] = {line.name: [] for line in lines}
