@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,20 @@ if TYPE_CHECKING:
     from onnxmorph.graph.layers import LinearLayer
     from onnxmorph.plan import Child, Plan
 
-__all__ = ["child_path", "chosen_layers", "failed_path", "grow"]
+__all__ = ["Besides", "child_path", "chosen_layers", "failed_path", "grow"]
+
+
+@dataclass
+class Besides:
+    """What a verb has to tell besides plans and certificate; it fills this in while it plans.
+
+    Attributes:
+        document: Goes into the JSON document.
+        show: Prints it, for a person.
+    """
+
+    document: dict[str, Any] = field(default_factory=dict)
+    show: Callable[[], None] | None = None
 
 
 def chosen_layers(layers: Sequence[LinearLayer], selectors: Sequence[str], *, each: bool) -> list[LinearLayer]:
@@ -84,6 +98,8 @@ def grow(
     verb: str,
     plan: Callable[[ir.Model], Sequence[Plan] | Child],
     growth: Growth,
+    *,
+    besides: Besides | None = None,
 ) -> None:
     """Carries out the plans of one verb, from the parent's file to the child's.
 
@@ -92,6 +108,7 @@ def grow(
         verb: Names the child where ``-o`` does not.
         plan: From the parent to what is to be done, in order; or to the child where planning has made it already.
         growth: Where the child goes, and how it is verified and told.
+        besides: What there is to tell besides.
 
     Raises:
         click.exceptions.Exit: With code 1, after telling: the child is not equivalent and was not written.
@@ -145,6 +162,7 @@ def grow(
         "certificate": None if delivered.certificate is None else delivered.certificate.to_json(),
         "notes": list(child.notes),
         "morphism": child.is_morph,
+        **({} if besides is None else besides.document),
     }
     if delivered.kept is not None:
         document["kept"] = delivered.kept
@@ -157,7 +175,7 @@ def grow(
         with talk.step("looking for the step that broke it"):
             broken = _first_wrong(parent, plans, check)
         document["broken_by"] = None if broken is None else broken.record()
-    talk.result(document, lambda: _show(plans, child, delivered), short=_short(delivered))
+    talk.result(document, lambda: _show(plans, child, delivered, besides), short=_short(delivered))
     if broken is not None:
         talk.note(f"the first step after which the child differs: {broken.describe()}")
     if delivered.path is None:
@@ -208,11 +226,14 @@ def _short(delivered: Delivery) -> str | None:
     return None if delivered.path is None else str(delivered.path)
 
 
-def _show(plans: Sequence[Plan], child: Child, delivered: Delivery) -> None:
+def _show(plans: Sequence[Plan], child: Child, delivered: Delivery, besides: Besides | None) -> None:
     from .certificate import show
 
     for plan in plans:
         click.echo(plan.describe())
+    if besides is not None and besides.show is not None:
+        click.echo()
+        besides.show()
     for note in child.notes:
         click.echo(f"note: {note}")
     if child.factors:
@@ -229,9 +250,7 @@ def _show(plans: Sequence[Plan], child: Child, delivered: Delivery) -> None:
     else:
         show(delivered.certificate)
         if not child.is_morph:
-            click.echo(
-                "this is no morphism, as was allowed by --inexact: what is told above is how far the child is off"
-            )
+            click.echo("this is no morphism, as was asked for: what is told above is how far the child is off")
     if delivered.path is not None:
         beside = f" and {delivered.data_path.name}" if delivered.data_path is not None else ""
         click.echo(f"written: {delivered.path}{beside}")

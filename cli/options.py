@@ -184,7 +184,7 @@ def talk_options(verb: Verb) -> Verb:
     return with_talk  # type: ignore[return-value]
 
 
-def layer_options(action: str, *, flag: str = "--layer") -> Callable[[Verb], Verb]:
+def layer_options(action: str, *, flag: str = "--layer", required: bool = True) -> Callable[[Verb], Verb]:
     """Layers by name and ``--each``, as ``selectors`` and ``each``; ``action`` is what befalls them."""
 
     def decorate(verb: Verb) -> Verb:
@@ -193,7 +193,7 @@ def layer_options(action: str, *, flag: str = "--layer") -> Callable[[Verb], Ver
             "selectors",
             metavar="LAYER",
             multiple=True,
-            required=True,
+            required=required,
             help="The layer: node name, weight name, path component, glob, or #N of inspect; repeatable.",
         )
         each = click.option("--each", is_flag=True, help=f"Let LAYER match several layers, and {action} each.")

@@ -1,0 +1,93 @@
+"""The verbs that bring a model to a budget: shrink --budget and expand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxmorph import model
+from tests.cli.conftest import SAMPLES, Run
+
+
+@pytest.fixture
+def data(folder: Path) -> str:
+    """Images and labels of the samples, in the folder that commands run in."""
+    image = np.load(SAMPLES / "digits_test.npz")["image"][:64]
+    np.savez(folder / "digits.npz", x=image, y=np.load(SAMPLES / "digits_labels.npz")["label"][:64])
+    return "digits.npz"
+
+
+def test_the_defaults_that_are_told_are_those_of_the_library() -> None:
+    pytest.importorskip("torch")
+    import inspect
+
+    from onnxmorph.grow.fitting import fit
+    from onnxmorph.grow.morphnet import shrink
+    from onnxmorph_cli.budgets import _TRAINING
+
+    own = inspect.signature(shrink).parameters
+    for name, default in _TRAINING.items():
+        known = own.get(name) or inspect.signature(fit).parameters[name]
+        assert known.default == default, name
+
+
+def test_a_model_is_shrunk_to_a_budget_and_never_called_equivalent(run: Run, folder: Path, data: str) -> None:
+    pytest.importorskip("torch")
+    words = ("shrink", "digits_cnn.onnx", "--budget", "flops=50%", "--data", data, "--epochs", "1", "--provider", "cpu")
+    ended = run(*words, "--validation", "0.25", "--finetune", "1", "-o", "small.onnx")
+    assert ended.code == 0, ended.err
+    assert "layer" in ended.out and " -> " in ended.out and "no morphism" in ended.out
+    assert "the budget is 342.3 k flops" in ended.out and "validation accuracy" in ended.out
+    child = model.load(folder / "small.onnx")
+    certificate = model.certificate_of(child)
+    assert certificate is not None and certificate["morphism"] is False and certificate["equivalent"] is False
+    assert max(one["max_abs"] for one in certificate["outputs"]) > 0
+    assert not [file.name for file in folder.iterdir() if "checkpoint" in file.name]
+    told = run(*words, "--finetune", "0", "-o", "other.onnx", "--json").document
+    assert told["morphism"] is False and told["budget"]["after"] <= told["budget"]["limit"]
+    assert {row["name"] for row in told["budget"]["layers"]} >= {"/classifier/Gemm"}
+
+
+def test_a_model_is_expanded_to_a_budget_and_verified(run: Run, folder: Path) -> None:
+    ended = run("expand", "digits_mlp.onnx", "--budget", "params=2x", "--provider", "cpu", "-o", "wide.onnx")
+    assert ended.code == 0, ended.err
+    assert "equivalent" in ended.out and "widths times" in ended.out
+    certificate = model.certificate_of(model.load(folder / "wide.onnx"))
+    assert certificate is not None and certificate["equivalent"] is True and "morphism" not in certificate
+    dry = run("expand", "digits_mlp.onnx", "--budget", "params=2x", "--dry-run")
+    assert dry.code == 0 and "widen the output" in dry.out
+    assert run("replay", "wide.onnx", "--parent", "digits_mlp.onnx").code in (0, 2)
+
+
+def test_cycles_train(run: Run, folder: Path, data: str) -> None:
+    pytest.importorskip("torch")
+    words = ("expand", "digits_mlp.onnx", "--budget", "params=100%", "--cycle", "1", "--data", data)
+    ended = run(*words, "--epochs", "1", "--finetune", "0", "--provider", "cpu", "--json", "-o", "c.onnx")
+    assert ended.code == 0, ended.err
+    assert ended.document["morphism"] is False and len(ended.document["budget"]["rounds"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["shrink", "digits_mlp.onnx"], 2, "--layer"),
+        (["shrink", "digits_mlp.onnx", "--layer", "fc1", "--to", "3", "--data", "digits.npz"], 2, "--budget"),
+        (["shrink", "digits_mlp.onnx", "--budget", "flops=50%"], 2, "--data"),
+        (["shrink", "digits_mlp.onnx", "--budget", "flops=50%", "--layer", "fc1", "--data", "d"], 2, "whole model"),
+        (["shrink", "digits_mlp.onnx", "--budget", "flops=50%", "--data", "digits.npz", "--dry-run"], 2, "dry-run"),
+        (["shrink", "digits_mlp.onnx", "--budget", "lops=50%", "--data", "digits.npz"], 2, "no budget"),
+        (["shrink", "digits_mlp.onnx", "--budget", "flops=50%", "--data", "nothing.npz"], 4, "nothing.npz"),
+        (["shrink", "digits_mlp.onnx", "--budget", "params=3", "--data", "digits.npz"], 3, "the least"),
+        (["expand", "digits_mlp.onnx"], 2, "--budget"),
+        (["expand", "digits_mlp.onnx", "--budget", "params=2x", "--data", "digits.npz"], 2, "--cycle"),
+        (["expand", "digits_mlp.onnx", "--budget", "params=2x", "--cycle", "1"], 2, "--data"),
+        (["expand", "digits_mlp.onnx", "--budget", "params=50%"], 3, "shrink it first"),
+    ],
+)
+def test_what_makes_no_sense_is_told(run: Run, folder: Path, data: str, words: list[str], code: int, text: str) -> None:
+    pytest.importorskip("torch")
+    ended = run(*words)
+    assert ended.code == code and text in ended.err, ended.err
+    assert not list(folder.glob("*.shrink.onnx")) and not list(folder.glob("*.expand.onnx"))
