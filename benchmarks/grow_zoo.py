@@ -34,14 +34,14 @@ from onnxmorph import model as files  # noqa: E402
 from onnxmorph._ir import ir  # noqa: E402
 from onnxmorph.errors import OnnxMorphError, Refusal  # noqa: E402
 from onnxmorph.grow.graph_module import module, write_back  # noqa: E402
+from onnxmorph.verify.inputs import InputPlan  # noqa: E402
 from onnxmorph.verify.runtime import open_session  # noqa: E402
 from tests import zoo_graphs  # noqa: E402
 
-DIRECTIONS = 3
+DIRECTIONS = 2
 _STEPS = (1e-6, 1e-7)
 _LONG = 5.0
 """Seconds of a step of a model that is moved along one direction only."""
-_SIZES = ({}, {"size": 32}, {"size": 64}, {"size": 48})
 
 
 @dataclass
@@ -57,29 +57,22 @@ class Row:
     word: str = ""
 
 
-def feeds_of(path: Path, proto: onnx.ModelProto) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs that the runtime takes, and what it gives for them."""
-    session = open_session(files.load(path), "CPUExecutionProvider")
-    names = [value.name for value in proto.graph.output]
-    error: Exception | None = None
-    firsts = [value.type.tensor_type.shape.dim[:1] for value in proto.graph.input]
-    two = {dim.dim_param: 2 for dims in firsts for dim in dims if dim.dim_param}
-    for sizes in _SIZES:
-        feeds = zoo_graphs.example_inputs(proto, dims=two, **sizes)
-        try:
-            return feeds, session.run(feeds, names)
-        except OnnxMorphError as problem:
-            error = problem
-    raise error if error is not None else RuntimeError("no sizes")
+def feeds_of(model: ir.Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs of a size that the runtime takes, and what it gives for them."""
+    session = open_session(model, "CPUExecutionProvider")
+    names = [value.name or "" for value in model.graph.outputs]
+    plan = InputPlan(model, seed=0)
+    sizes = plan.find_sizes(lambda feeds: session.run(feeds, names) and None, most=1)
+    feeds = dict(plan.sets(sizes, 1)[0].feeds)
+    return feeds, session.run(feeds, names)
 
 
 def examine(name: str, path: Path) -> Row:
     """One model."""
     row = Row(name)
-    proto = onnx.load(path, load_external_data=False)
     try:
         model = files.load(path)
-        feeds, wanted = feeds_of(path, proto)
+        feeds, wanted = feeds_of(model)
     except (OnnxMorphError, RuntimeError, TypeError, ValueError) as error:
         row.word = f"not run by ONNX Runtime here: {str(error)[:60]}"
         return row
@@ -105,7 +98,7 @@ def _apart(found: Any, wanted: Any) -> float:
     if a.shape != b.shape:
         return float("inf")
     both = ~(np.isnan(a) & np.isnan(b)) & (a != b)
-    scale = max(float(np.abs(b[np.isfinite(b)]).max(initial=0.0)), 1e-6)
+    scale = max(float(np.abs(b[np.isfinite(b)]).max(initial=0.0)), 1e-2)
     return float(np.abs(a - b)[both].max(initial=0.0)) / scale
 
 
@@ -235,11 +228,12 @@ def main() -> None:
         [
             "# Training over the zoo",
             "Printed by `python benchmarks/grow_zoo.py --write docs/train_zoo.md`. *Forward*: the largest difference of"
-            " any output from ONNX Runtime, relative to the largest number of that output, as stored (16-bit models in"
-            " 16 bits). *Slopes*: the largest relative difference between the gradient and central differences along"
-            f" {DIRECTIONS} random directions in all trained tensors, in double precision, with the better"
-            f" of the steps {_STEPS[0]:g} and {_STEPS[1]:g} of a tensor's spread, since rectifiers change sides within"
-            " larger ones.",
+            " any output from ONNX Runtime, relative to the largest number of that output (or 0.01), as stored (16-bit"
+            " models in 16 bits). *Slopes*: the largest relative difference between the gradient and central differences"
+            f" along {DIRECTIONS} random directions in all trained tensors, in double precision, with the better of the"
+            f" steps {_STEPS[0]:g} and {_STEPS[1]:g} of a tensor's spread, since rectifiers change sides within larger"
+            " ones. The `light_*` models that are not `.random` have weights that are all equal: every maximum is a tie,"
+            " and there is no slope to compare with.",
             summary(families),
             *(f"## {family.capitalize()}\n\n{table(rows)}" for family, rows in whole.items()),
             *([f"## Generated models with something to tell\n\n{table(odd)}"] if odd else []),
