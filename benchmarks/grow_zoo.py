@@ -229,11 +229,11 @@ def main() -> None:
             "# Training over the zoo",
             "Printed by `python benchmarks/grow_zoo.py --write docs/train_zoo.md`. *Forward*: the largest difference of"
             " any output from ONNX Runtime, relative to the largest number of that output (or 0.01), as stored (16-bit"
-            " models in 16 bits). *Slopes*: the largest relative difference between the gradient and central differences"
+            " models in 16 bits). *Slopes*: the largest relative difference of the gradient from central differences"
             f" along {DIRECTIONS} random directions in all trained tensors, in double precision, with the better of the"
             f" steps {_STEPS[0]:g} and {_STEPS[1]:g} of a tensor's spread, since rectifiers change sides within larger"
-            " ones. The `light_*` models that are not `.random` have weights that are all equal: every maximum is a tie,"
-            " and there is no slope to compare with.",
+            " ones. The `light_*` models that are not `.random` have weights that are all equal: every maximum is a"
+            " tie, and there is no slope to compare with.",
             summary(families),
             *(f"## {family.capitalize()}\n\n{table(rows)}" for family, rows in whole.items()),
             *([f"## Generated models with something to tell\n\n{table(odd)}"] if odd else []),

@@ -340,3 +340,19 @@ def test_loops_run_in_each_step_and_gradients_go_round(trips: int, tmp_path: Pat
     assert m.grad is not None
     if trips:
         torch.testing.assert_close(w.grad, trips * begin * w.detach() ** (trips - 1))
+
+
+def test_tables_of_sines_are_not_trained_and_embeddings_with_a_row_of_zeros_are(tmp_path: Path) -> None:
+    angles = np.arange(16).reshape(-1, 1) * 0.5 ** np.arange(4)
+    words = np.random.default_rng(0).uniform(-0.5, 0.5, (16, 4)).astype(np.float32)
+    words[0] = 0.0
+    tables = {"cos": np.cos(angles), "sin": np.sin(angles), "words": words}
+    nodes = [helper.make_node("Gather", [name, "ids"], [f"{name}_of"]) for name in tables]
+    nodes += [
+        helper.make_node("Mul", ["words_of", "cos_of"], ["a"]),
+        helper.make_node("Mul", ["words_of", "sin_of"], ["b"]),
+        helper.make_node("Sub", ["a", "b"], ["y"]),
+    ]
+    stored = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tables.items()]
+    proto = graph(nodes, {"ids": ["n", 3]}, ["y"], stored, kinds={"ids": TensorProto.INT64})
+    assert train.module(loaded(proto, tmp_path)).roles == {"words": "embedding"}
