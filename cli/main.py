@@ -35,6 +35,7 @@ VERBS: dict[str, str] = {
     "train": "Train a model in place.",
     "evolve": "Train over generations that keep a part of the weights.",
     "slim": "Cut the part that evolve keeps out of a model.",
+    "search": "Search for a better network by morphs.",
     "apply": "Carry out a recipe of several morphs.",
     "batch": "Carry out a recipe on many models.",
     "verify": "Show that two models compute the same, or where they part.",

@@ -11,10 +11,13 @@ from onnxmorph import grow
 
 if TYPE_CHECKING:
     from onnxmorph.grow import (
+        Budget,
+        Candidate,
         Diverged,
         Epoch,
         Evolved,
         Fitted,
+        Found,
         Generation,
         GraphModule,
         Interrupted,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
         fit,
         module,
         score,
+        search,
         slim,
         trainings,
         transfer_optimizer,
@@ -32,10 +36,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Budget",
+    "Candidate",
     "Diverged",
     "Epoch",
     "Evolved",
     "Fitted",
+    "Found",
     "Generation",
     "GraphModule",
     "Interrupted",
@@ -46,6 +53,7 @@ __all__ = [
     "fit",
     "module",
     "score",
+    "search",
     "slim",
     "trainings",
     "transfer_optimizer",

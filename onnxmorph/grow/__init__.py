@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from onnxmorph.grow.graph_module import GraphModule, module, trainings, write_back
     from onnxmorph.grow.loop import Diverged, Epoch, Fitted, Interrupted, Progress
     from onnxmorph.grow.scoring import Score, score
+    from onnxmorph.grow.searching import Budget, Candidate, Found, search
     from onnxmorph.grow.transfer import transfer_optimizer
 
 __all__ = [
+    "Budget",
+    "Candidate",
     "Diverged",
     "Epoch",
     "Evolved",
     "Fitted",
+    "Found",
     "Generation",
     "GraphModule",
     "Interrupted",
@@ -34,6 +38,7 @@ __all__ = [
     "fit",
     "module",
     "score",
+    "search",
     "slim",
     "trainings",
     "transfer_optimizer",
@@ -42,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "evolution": ("Evolved", "Generation", "deliver_slim", "evolve", "slim"),
+    "searching": ("Budget", "Candidate", "Found", "search"),
     "scoring": ("Score", "score"),
     "fitting": ("fit",),
     "loop": ("Diverged", "Epoch", "Fitted", "Interrupted", "Progress"),
@@ -61,6 +67,15 @@ def __getattr__(name: str) -> Any:
                     way_out="pip install 'onnxmorph[train]'",
                     code="torch-missing",
                 ) from error
+            if home == "searching":
+                try:
+                    importlib.import_module("optuna")
+                except ImportError as error:
+                    raise Refusal(
+                        "the search needs optuna, which is not installed or does not load here",
+                        way_out="pip install 'onnxmorph[search]'",
+                        code="optuna-missing",
+                    ) from error
             value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
             globals()[name] = value
             return value
