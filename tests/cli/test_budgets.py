@@ -45,9 +45,50 @@ def test_a_model_is_shrunk_to_a_budget_and_never_called_equivalent(run: Run, fol
     assert certificate is not None and certificate["morphism"] is False and certificate["equivalent"] is False
     assert max(one["max_abs"] for one in certificate["outputs"]) > 0
     assert not [file.name for file in folder.iterdir() if "checkpoint" in file.name]
+    # The records make the same graph of the same parent again; the numbers came of training.
+    again = run("replay", "small.onnx", "digits_cnn.onnx")
+    assert again.code == 1 and "the same graph, but" in again.out
     told = run(*words, "--finetune", "0", "-o", "other.onnx", "--json").document
     assert told["morphism"] is False and told["budget"]["after"] <= told["budget"]["limit"]
     assert {row["name"] for row in told["budget"]["layers"]} >= {"/classifier/Gemm"}
+
+
+def test_interrupted_it_goes_on_with_the_same_command(
+    run: Run, folder: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    import signal
+
+    from onnxmorph.grow.morphnet.regulariser import Regulariser
+
+    words = (
+        "shrink",
+        "digits_mlp.onnx",
+        "--budget",
+        "params=50%",
+        "--data",
+        data,
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+    )
+    words = (*words, "--finetune", "1", "--provider", "cpu")
+    assert run(*words, "-o", "whole.onnx", "-q").code == 0
+    step_of = Regulariser.__call__
+
+    def interrupting(self: Regulariser, net: object, step: int, rate: float) -> None:
+        step_of(self, net, step, rate)  # type: ignore[arg-type]
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Regulariser, "__call__", interrupting)
+        ended = run(*words, "-o", "parts.onnx")
+    assert ended.code == 130 and "go on with the same command" in ended.err and not (folder / "parts.onnx").exists()
+    assert run(*words, "-o", "parts.onnx", "-q").code == 0
+    whole, parts = (model.load(folder / name) for name in ("whole.onnx", "parts.onnx"))
+    assert model.content_hash(whole) == model.content_hash(parts)
 
 
 def test_a_model_is_expanded_to_a_budget_and_verified(run: Run, folder: Path) -> None:
@@ -58,7 +99,8 @@ def test_a_model_is_expanded_to_a_budget_and_verified(run: Run, folder: Path) ->
     assert certificate is not None and certificate["equivalent"] is True and "morphism" not in certificate
     dry = run("expand", "digits_mlp.onnx", "--budget", "params=2x", "--dry-run")
     assert dry.code == 0 and "widen the output" in dry.out
-    assert run("replay", "wide.onnx", "--parent", "digits_mlp.onnx").code in (0, 2)
+    again = run("replay", "wide.onnx", "digits_mlp.onnx")
+    assert again.code == 0 and "the same graph and weights" in again.out
 
 
 def test_cycles_train(run: Run, folder: Path, data: str) -> None:

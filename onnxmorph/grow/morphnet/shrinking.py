@@ -6,7 +6,7 @@ The result is no morphism, and says so. What is exact is the removal of a channe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,8 +184,13 @@ def shrink(
     weights: dict[str, torch.Tensor] = net.state_dict()
     for one in gates:
         one.measure_ordinary(weights)
+    pictures: dict[str, Any] = {name: training[name] for name in ("mean", "std", "image_size") if name in training}
     steps = training.pop("steps", None)
-    many = steps if steps is not None else epochs * _per_epoch(parent, net.input_names, data, validation, batch_size)
+    many = (
+        steps
+        if steps is not None
+        else epochs * _per_epoch(parent, net.input_names, data, validation, batch_size, pictures)
+    )
     regulariser = Regulariser(gates, pricing, limit=limit, steps=many, threshold=threshold, strength=strength)
     length = {"steps": steps} if steps is not None else {"epochs": epochs}
     common = {"batch_size": batch_size, "validation": validation, **training}
@@ -197,7 +202,7 @@ def shrink(
         checkpoint=_beside(checkpoint, "shrinking"),
     )
     removal = _remove(fitted.model, gates, pricing, limit, threshold, net.output_names)
-    error = _removal_error(fitted.model, removal.child.model, removal.outputs, data)
+    error = _removal_error(fitted.model, removal.child.model, removal.outputs, data, pictures)
     after_training = epochs // 2 if finetune is None else finetune
     final, recovered = removal.child.model, None
     if after_training:
@@ -258,10 +263,15 @@ def _beside(checkpoint: str | Path | None, what: str) -> Path | None:
 
 
 def _per_epoch(
-    model: ir.Model, names: Sequence[str], data: Data, validation: Data | float | None, batch_size: int
+    model: ir.Model,
+    names: Sequence[str],
+    data: Data,
+    validation: Data | float | None,
+    batch_size: int,
+    pictures: Mapping[str, Any],
 ) -> int:
     inputs = [value for value in model.graph.inputs if value.name in names]
-    many = len(read_samples(data, inputs, wide=True))
+    many = len(read_samples(data, inputs, wide=True, **pictures))
     if isinstance(validation, float):
         many -= max(1, round(many * validation))
     return max(1, math.ceil(many / batch_size))
@@ -356,12 +366,14 @@ def _kept(
     return above(float(bars[low]) if low < len(bars) else math.inf)
 
 
-def _removal_error(trained: ir.Model, smaller: ir.Model, outputs: tuple[str, ...], data: Data) -> float:
+def _removal_error(
+    trained: ir.Model, smaller: ir.Model, outputs: tuple[str, ...], data: Data, pictures: Mapping[str, Any]
+) -> float:
     """The relative difference of the outputs, on the first samples."""
     first = module(trained, mode="eval", outputs=list(outputs), precision="float32").eval()
     second = module(smaller, mode="eval", outputs=list(outputs), precision="float32").eval()
     inputs = [value for value in trained.graph.inputs if value.name in first.input_names]
-    samples = read_samples(data, inputs, wide=True)
+    samples = read_samples(data, inputs, wide=True, **pictures)
     fixed = [value.shape[0] for value in inputs if value.shape is not None and len(value.shape) > 0]
     size = next((int(one) for one in fixed if isinstance(one, int)), min(_JUDGED, len(samples)))
     given, _ = samples.batch(torch.arange(min(size, len(samples))))
