@@ -74,7 +74,7 @@ def examine(name: str, path: Path) -> Row:
         model = files.load(path)
         feeds, wanted = feeds_of(model)
     except (OnnxMorphError, RuntimeError, TypeError, ValueError) as error:
-        row.word = f"not run by ONNX Runtime here: {str(error)[:60]}"
+        row.word = f"not run by ONNX Runtime here: {str(error).removeprefix(f'{path}: ')[:60]}"
         return row
     try:
         net = module(model, mode="eval")
@@ -114,11 +114,11 @@ def gradients(row: Row, model: ir.Model, feeds: Mapping[str, Any]) -> None:
     given = {key: torch.from_numpy(np.array(value)) for key, value in feeds.items()}
 
     def total() -> torch.Tensor:
-        results = [
-            out for out in net.run(**given).values() if isinstance(out, torch.Tensor) and out.is_floating_point()
-        ]
         parts = [
-            (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)).sum() for out in results
+            (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)).sum()
+            for result in net.run(**given).values()
+            for out in (result if isinstance(result, list) else [result])
+            if isinstance(out, torch.Tensor) and out.is_floating_point()
         ]
         return torch.stack(parts).sum()
 
