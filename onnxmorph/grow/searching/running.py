@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -40,6 +42,8 @@ SEARCH_KEY = "onnxmorph.search"
 """Metadata of a candidate: its number and that of the one it grew from."""
 
 _STUDY = "onnxmorph"
+_NAMELESS = 120.0
+"""Seconds after which a training that nobody has put a name to is that of a worker that died at once."""
 _IN_VAIN = 5
 """After so many candidates in a row that came to nothing, it ends."""
 
@@ -103,7 +107,8 @@ def search(
         folder: Where candidates, journal and leaderboard go. A search that was interrupted, at any moment, goes on from
             there; several workers may share one.
         validation: Data that candidates are judged by, or the share of ``data`` to hold back for that.
-        trials: Candidates in all, those of earlier runs and those that were given up included.
+        trials: Candidates in all, those of earlier runs and those that were given up included. Workers finish what they
+            have begun, so that several may end with a few more.
         hours: Or time of this run; the training under way is finished.
         sampler: ``edit`` is ours; ``tpe`` and ``random`` are optuna's.
         objective: What of the validation is made small: its loss, or the share of wrong classes.
@@ -192,7 +197,7 @@ class _Run:
         except OSError as error:
             raise ModelError(f"{self.folder}: cannot be made: {error.strerror}") from error
         self.edit = (
-            EditSampler(self.known, self.fits, most_moves=self.most_moves, seed=self.seed)
+            EditSampler(self.known, self.tried, self.fits, most_moves=self.most_moves, seed=self.seed)
             if sampler == "edit"
             else None
         )
@@ -253,9 +258,14 @@ class _Run:
         """Trials of workers of this machine that are gone: ended, and put into the queue once more."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             worker = trial.user_attrs.get("worker")
+            if worker is None and _age(trial) < _NAMELESS:
+                continue  # its worker is just about to write its name
             if worker is not None and not _is_gone(str(worker)):
                 continue
-            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            try:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+            except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+                continue  # another worker was faster
             recipe = trial.user_attrs.get("recipe")
             if recipe is not None:
                 self.study.enqueue_trial(trial.params, user_attrs={"recipe": recipe})
@@ -272,12 +282,19 @@ class _Run:
         return sorted(found, key=lambda one: (one.given_up, one.value, one.number))
 
     def known(self) -> list[Known]:
-        """Candidates that were trained to the end, the best first; of those given up, what they reached."""
+        """Candidates that were trained to the end, the best first."""
         return [
             Known(one.number, one.value, Descriptor.from_json(one.descriptor), self._loader(one.number))
             for one in self.candidates()
             if not one.given_up
         ]
+
+    def tried(self) -> frozenset[Descriptor]:
+        """Candidates that need not be made: those that were, given up or not, and those under way."""
+        found = [
+            trial.user_attrs.get("descriptor") for trial in self.study.get_trials(deepcopy=False) if _counts(trial)
+        ]
+        return frozenset(Descriptor.from_json(one) for one in found if one is not None)
 
     def count(self) -> int:
         """Candidates that were made."""
@@ -309,6 +326,7 @@ class _Run:
                 self.study.tell(trial, state=TrialState.FAIL)
                 return None
             trial.set_user_attr("recipe", proposal.recipe.to_json())
+            trial.set_user_attr("descriptor", proposal.descriptor.to_json())
             fitted, pruned = self._train(trial, proposal)
         except NotEquivalent:
             self.study.tell(trial, state=TrialState.FAIL)
@@ -341,8 +359,7 @@ class _Run:
         proposed = None if self.edit is None else self.edit.proposed.pop(trial.number, None)
         if proposed is not None:
             return proposed
-        tried = frozenset(Descriptor.from_json(one.descriptor) for one in self.candidates())
-        return choose(trial.params, known, tried, self.fits, self.seed)
+        return choose(trial.params, known, self.tried(), self.fits, self.seed)
 
     def _train(self, trial: optuna.Trial, proposal: Proposal) -> tuple[Fitted, bool]:
         recipe, model = proposal.recipe, proposal.model
@@ -454,6 +471,16 @@ class _Run:
                 shutil.copyfile(self.folder / candidates[0].file, aside)
                 aside.replace(best)
         return candidates
+
+
+def _counts(trial: optuna.trial.FrozenTrial) -> bool:
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+
+
+def _age(trial: optuna.trial.FrozenTrial) -> float:
+    """Seconds since a trial began."""
+    began = trial.datetime_start
+    return math.inf if began is None else (datetime.datetime.now() - began).total_seconds()
 
 
 def _is_gone(worker: str) -> bool:

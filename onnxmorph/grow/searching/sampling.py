@@ -131,6 +131,7 @@ class EditSampler(optuna.samplers.BaseSampler):
 
     Args:
         known: Gives the trained candidates.
+        tried: Gives those that are not to be proposed.
         fits: Whether a model is within the budget.
         most_moves: Of one recipe.
         seed: The same seed and the same known candidates give the same proposal.
@@ -143,6 +144,7 @@ class EditSampler(optuna.samplers.BaseSampler):
     def __init__(
         self,
         known: Callable[[], Sequence[Known]],
+        tried: Callable[[], frozenset[Descriptor]],
         fits: Callable[[ir.Model], bool],
         *,
         most_moves: int = 2,
@@ -153,6 +155,7 @@ class EditSampler(optuna.samplers.BaseSampler):
         breadth: int = 5,
     ) -> None:
         self._known = known
+        self._tried = tried
         self._fits = fits
         self._most_moves = most_moves
         self._seed = seed
@@ -198,7 +201,7 @@ class EditSampler(optuna.samplers.BaseSampler):
     def propose(self, known: Sequence[Known], rng: np.random.Generator) -> Proposal | None:
         """The candidate that promises most, of those the tree search comes by; ``None`` where no move is left."""
         process = Process([one.descriptor for one in known], [one.value for one in known], self._beta)
-        tried = {one.descriptor for one in known}
+        tried = self._tried() | {one.descriptor for one in known}
         bounds = process.lower_bounds([one.descriptor for one in known])
         queue = [
             _Node(float(bound), place, one, None) for place, (bound, one) in enumerate(zip(bounds, known, strict=True))
@@ -232,7 +235,7 @@ class EditSampler(optuna.samplers.BaseSampler):
         return Proposal(recipe, node.model, descriptor, self._point(known, node))
 
     def _children(
-        self, node: _Node, tried: set[Descriptor], rng: np.random.Generator
+        self, node: _Node, tried: frozenset[Descriptor], rng: np.random.Generator
     ) -> list[tuple[_Node, Descriptor]]:
         if len(node.steps) >= self._most_moves:
             return []
