@@ -206,16 +206,19 @@ def test_who_is_next_depends_on_gate_and_price_and_one_always_stays() -> None:
 def test_what_the_regulariser_remembers_goes_into_checkpoints() -> None:
     network, gates, _, model = _gates("cnn")
     pricing = Pricing(network, "flops")
-    options: dict[str, Any] = {"limit": 0.5 * pricing.total({}), "steps": 10, "threshold": 0.01}
+    # So many steps that the next look is far away: until then, what was seen at the last one counts.
+    options: dict[str, Any] = {"limit": 0.5 * pricing.total({}), "steps": 1000, "threshold": 0.01}
     first, net = Regulariser(gates, pricing, **options), module(model)
-    for step in range(1, 5):
-        first(net, step, 1.0)
+    first(net, 700, 1.0)
     second, other = Regulariser(gates, pricing, **options), module(model)
     second.load_state_dict(first.state_dict())
     other.load_state_dict(net.state_dict())
-    first(net, 5, 1.0)
-    second(other, 5, 1.0)
+    for step in range(1, 9):
+        first(net, step, 1.0)
+        second(other, step, 1.0)
     assert all(torch.equal(one, two) for one, two in zip(net.parameters(), other.parameters(), strict=True))
+    for step in range(701, 760):
+        first(net, step, 1.0)
     assert pricing.total(living(gates, dict(net.named_parameters()), 0.01)) < pricing.total({})
 
 

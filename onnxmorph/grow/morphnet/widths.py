@@ -130,6 +130,7 @@ class Network:
             width
             for width in self.widths
             if width.size > 1
+            and width.of_axis(width.size) is not None
             and width.group.symmetric
             and {condition.kind for condition in width.group.conditions} <= _ZEROS
         ]
@@ -140,6 +141,8 @@ class Network:
         for layer in self.layers:
             if layer.fixed_width is not None:
                 reasons[layer.fixed_width.reason] = reasons.get(layer.fixed_width.reason, 0) + 1
+                continue
+            if self.table.coupled.axes(layer.output) is None:
                 continue
             for group in self.table.of_axis(layer.output, layer.output_axis):
                 refusal = group.refusal()
