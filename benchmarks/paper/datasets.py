@@ -77,7 +77,7 @@ def images(
     """
     train_x, train_y, test_x, test_y = {"mnist": _mnist, "cifar": _cifar, "digits": _digits}[name](folder, cache)
     train = np.random.default_rng(0).permutation(len(train_y))[:train_size]
-    test = np.arange(len(test_y))[:test_size]
+    test = np.random.default_rng(1).permutation(len(test_y))[:test_size]  # files may be sorted by class
     # Statistics of all training images, so that a subset is standardised as the whole is.
     scaled = train_x.astype(np.float32) / np.float32(train_x.max())
     mean, std = (getattr(scaled, what)(axis=(0, 2, 3), keepdims=True) for what in ("mean", "std"))

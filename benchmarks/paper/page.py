@@ -152,7 +152,7 @@ def schedule_chart(title: str, scheduled: Sequence[Scheduled]) -> str:
         used = 0.0
         for network in range(len(one.runs[0])):
             runs = [by[network] for by in one.runs]
-            image = runs[0].macs * runs[0].batch_size / 1e12
+            image = runs[0].macs * runs[0].batch_size / 1e9
             points += [
                 (used + step * image, 100 * statistics.mean(shares))
                 for step, *shares in zip(
@@ -165,7 +165,7 @@ def schedule_chart(title: str, scheduled: Sequence[Scheduled]) -> str:
     return draw(
         f"{title}: test accuracy",
         curves,
-        across="10¹² multiply-accumulates of forward passes",
+        across="10⁹ multiply-accumulates of forward passes",
         lowest=min(ends) - 0.5 * max(max(ends) - min(ends), 1.0),
     )
 

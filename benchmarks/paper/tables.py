@@ -191,9 +191,9 @@ def _softmax(images: Images, _sizes: Sizes) -> ir.Model:
     return perceptron(images.shape, [], CLASSES)
 
 
-def _least_mirror_widened(hidden: int) -> Growth:
+def _least_mirror_widened(hidden: int, fill: str) -> Growth:
     """Mirrored pairs only as many as it takes, and units of their own for the rest."""
-    return then(deepen("fc1", "mirror", width=2 * CLASSES), widen("fc1.0", hidden, "zero-out"))
+    return then(deepen("fc1", "mirror", width=2 * CLASSES), widen("fc1.0", hidden, fill))
 
 
 def _mnist(sizes: Sizes) -> list[Line]:
@@ -205,14 +205,20 @@ def _mnist(sizes: Sizes) -> list[Line]:
     identity = deepen("fc1", "identity", activation="Relu")
     return [
         Line("mirror, ReLU", depth("mirror")),
-        Line("mirror at its least width, then zero-out", (_least_mirror_widened(hidden),)),
+        *(
+            Line(f"mirror at its least width, then {fill}", (_least_mirror_widened(hidden, fill),))
+            for fill in ("zero-out", "pair")
+        ),
         Line("netmorph, P-ReLU, a at 100x", depth("netmorph")),
         Line("netmorph, P-ReLU, a at 1x (NM)", depth("netmorph"), A_ONE, kind="ours"),
         Line("netmorph, P-TanH, a at 100x", depth("netmorph", "Tanh")),
         Line("netmorph, P-TanH, a at 1x (NM)", depth("netmorph", "Tanh"), A_ONE),
         Line("residual", depth("residual")),
         Line("identity, 10 wide", (identity,)),
-        Line("identity, then zero-out", (then(identity, widen("fc1", hidden, "zero-out")),)),
+        *(
+            Line(f"identity, then {fill}", (then(identity, widen("fc1", hidden, fill)),))
+            for fill in ("zero-out", "pair")
+        ),
         Line(
             "Net2Net: identity, then even copies with noise",
             (then(identity, evenly_replicated("fc1", hidden, noise=NOISE)),),
@@ -277,9 +283,22 @@ def _defaults(sizes: Sizes) -> list[Line]:
             Line(f"{name}, optimizer's state kept", growth, state="zero"),
             Line(f"{name}, state kept, new ones at the mean", growth, state="mean"),
             Line(f"{name}, rate x 3", growth, {"rate": 3e-3}),
+            Line(f"{name}, rate x 3, no warm-up", growth, {"rate": 3e-3, "warmup": 0}),
+            Line(f"{name}, rate x 3, optimizer's state kept", growth, {"rate": 3e-3}, state="zero"),
             Line(f"{name}, rate x 10", growth, {"rate": 1e-2}),
+            Line(f"{name}, rate x 10, no warm-up", growth, {"rate": 1e-2, "warmup": 0}),
+            Line(f"{name}, rate x 10, optimizer's state kept", growth, {"rate": 1e-2}, state="zero"),
         ]
-    lines += [Line(f"{fill}, as it stands", (widen("fc1", hidden, fill),)) for fill in ("zero-in", "replicate")]
+    lines += [
+        Line(f"netmorph, P-ReLU, a at {rate}x, rate x 3", prelu, {"a_rate": float(rate), "rate": 3e-3})
+        for rate in (1, 10, 100)
+    ]
+    for fill in ("zero-in", "replicate"):
+        growth = (widen("fc1", hidden, fill),)
+        lines += [
+            Line(f"{fill}, as it stands", growth),
+            Line(f"{fill}, rate x 3", growth, {"rate": 3e-3}),
+        ]
     deeper, wider = from_scratch(mirror[0]), from_scratch(growths["zero-out"][0])
     for factor, rate in ((1, 1e-3), (3, 3e-3), (10, 1e-2)):
         text = "" if factor == 1 else f", rate x {factor}"

@@ -14,6 +14,7 @@ from onnxmorph._ir import ir
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
+from benchmarks.paper import datasets  # noqa: E402
 from benchmarks.paper import run as command  # noqa: E402
 from benchmarks.paper.curves import LABEL_HEIGHT, Curve, draw  # noqa: E402
 from benchmarks.paper.datasets import Images, images  # noqa: E402
@@ -150,7 +151,18 @@ def test_a_subset_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
     few, many = (images("digits", cache=tmp_path, train_size=size) for size in (20, 50))
     assert np.array_equal(few.train_x, many.train_x[:20])
     assert np.array_equal(few.test_y, many.test_y)
+    tested = images("digits", cache=tmp_path, test_size=30)
+    assert np.array_equal(tested.test_y, many.test_y[:30])
     assert few.key != many.key
+
+
+def test_a_subset_of_sorted_images_has_all_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = np.repeat(np.arange(10), 100)
+    pixels = np.repeat(classes[:, None, None, None], 4, axis=2)
+    monkeypatch.setattr(datasets, "_digits", lambda *_: (pixels, classes, pixels, classes))
+    few = images("digits", cache=tmp_path, train_size=100, test_size=100)
+    assert len(np.unique(few.train_y)) == len(np.unique(few.test_y)) == 10
+    assert few.test_x[few.test_y == 3].std() == 0  # images keep their classes
 
 
 def test_a_section_takes_its_own_place_and_leaves_the_rest(tmp_path: Path) -> None:
