@@ -241,7 +241,13 @@ def main() -> None:
                 more = {"removed": found.removed, "alive": found.alive, "removal_error": found.removal_error}
                 return found.model, {**_result(found.model, test_x, test_y), **more}
 
-            settings = {"kind": "shrunk", "share": share, "seed": seed, "epochs": [FIRST, REGULARISED, AFTER]}
+            settings = {
+                "kind": "shrunk",
+                "order": "slopes",
+                "share": share,
+                "seed": seed,
+                "epochs": [FIRST, REGULARISED, AFTER],
+            }
             shrunk = stages.run(settings, shrunken)
             label = f"{float(budget):.1%}".replace(".0%", "%")
             note(label, "uniform", scratch(uniform(share, side, whole), all_epochs, seed))

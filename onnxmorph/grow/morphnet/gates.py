@@ -48,6 +48,16 @@ class _Part:
         shape[self.axis] = -1
         tensor.mul_(padded.reshape(shape).to(tensor.dtype))
 
+    def pull(self, parameters: Mapping[str, Tensor], channels: int) -> Tensor:
+        """Per channel the sum of each number times its gradient; 0 where there is no gradient."""
+        tensor = parameters[self.key]
+        total = torch.zeros(channels, device=tensor.device)
+        if tensor.grad is None:
+            return total
+        product = (tensor.detach() * tensor.grad).float().movedim(self.axis, 0).reshape(tensor.shape[self.axis], -1)
+        held = self.places >= 0
+        return total.index_add_(0, self.places[held], product[held].sum(1))
+
 
 @dataclass
 class _Gate:
@@ -122,6 +132,18 @@ class Gates:
     def values(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Per channel the largest of its gates."""
         return self.each(parameters).amax(0)
+
+    def saliency(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Per channel the square of the slope of the loss along the channel, on the batch of the last step.
+
+        Half of its mean over batches is about what the loss gains when the channel goes: the second-order term with the
+        empirical Fisher matrix in place of the Hessian (Molchanov et al., CVPR 2019, eq. 8).
+        """
+        total = torch.zeros(self.width.size, device=parameters[self.gates[0].part.key].device)
+        for gate in self.gates:
+            for part in (gate.part, *gate.along):
+                total = total + part.pull(parameters, self.width.size)
+        return total.square()
 
     def lower(self, parameters: Mapping[str, Tensor], by: Tensor) -> None:
         """The proximal step of ``sum over channels of by * (the largest gate)``, in place; ``by`` is per channel."""

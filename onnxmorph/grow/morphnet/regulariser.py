@@ -13,14 +13,15 @@ turned down that are the next to go and must be gone for the cost of that moment
 strength for all, they die nearly together in a short training, and more of them than the budget asks for. A channel
 that the loss holds up leaves the reach again, and another one takes its place.
 
-The next to go are those with the least ``gate_gi / (price_g A_g)``, A_g being how many of the width are alive: the same
-share of a width is worth the same, so that a narrow stem that everything passes is not emptied because it is dear. (For
-``gate_gi / price_g``, the order in which the paper's regulariser alone would be done with them, a training has to be
-long enough for the loss to resist.)
+The next to go are those with which the loss gains least for what they cost, ``E[(slope of the loss along i)^2] /
+price_g``, the slope being that of the loss when all that makes the channel is scaled (`Gates.saliency`). In the paper a
+gamma stays at 0 as long as the loss pulls less than ``strength * price``: the same two quantities weighed, but it takes
+an equilibrium, and so a long training, to find out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,10 @@ _ARRIVAL = 0.8
 """Share of the steps after which the budget is to be met."""
 _LOOKS = 100
 """How often in a training the living channels are counted, the prices and the strength renewed."""
+_LISTENING = 0.1
+"""Share of the steps in which the slopes are only listened to."""
+_MEMORY = 0.98
+"""Of the mean of squared slopes, from step to step."""
 _LARGEST = 0.5
 """Of a gate in one step."""
 _STRENGTH = 20.0
@@ -79,6 +84,8 @@ class Regulariser:
         self.every = max(1, steps // _LOOKS)
         self._pull: list[Tensor] = []
         """Per width and channel what its gate loses in the next steps, at the full rate."""
+        self._slopes: list[Tensor] = []
+        """Per width and channel the running mean of squared slopes."""
         self._placed = False
 
     @torch.no_grad()
@@ -90,7 +97,14 @@ class Regulariser:
             for gates in self.gates:
                 gates.to(device)
             self._pull = [pull.to(device) for pull in self._pull]
+            self._slopes = [slope.to(device) for slope in self._slopes]
             self._placed = True
+        now = [gates.saliency(parameters) for gates in self.gates]
+        self._slopes = (
+            [_MEMORY * old + (1 - _MEMORY) * new for old, new in zip(self._slopes, now, strict=True)]
+            if self._slopes
+            else now
+        )
         if not self._pull or step % self.every == 0:
             self._look(parameters, step)
         for gates, pull in zip(self.gates, self._pull, strict=True):
@@ -104,10 +118,10 @@ class Regulariser:
         prices = [price / mean if mean > 0 else 1.0 for price in raw]
         values = [gates.values(parameters) for gates in self.gates]
         if self.annealed:
-            share = min(1.0, step / (_ARRIVAL * self.steps))
-            wanted = self.start * (self.limit / self.start) ** share
-            dear = [price * count for price, count in zip(prices, counts, strict=True)]
-            reached = next_to_go(self.gates, values, dear, self.pricing, wanted)
+            share = (step / self.steps - _LISTENING) / (_ARRIVAL - _LISTENING)
+            wanted = self.start * (self.limit / self.start) ** min(1.0, max(0.0, share))
+            worth = self._worth(values)
+            reached = next_to_go(self.gates, worth, prices, self.pricing, wanted)
         elif self.pricing.total(sizes) > self.limit:
             reached = [torch.ones_like(value, dtype=torch.bool) for value in values]
         else:
@@ -117,16 +131,47 @@ class Regulariser:
             for one, price in zip(reached, prices, strict=True)
         ]
 
+    def _worth(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Per channel what the loss loses with it; of the dead, less than of any other."""
+        return [
+            torch.where(value >= self.threshold, slope.clamp(min=0.0), -1.0 + value)
+            for value, slope in zip(values, self._slopes or values, strict=True)
+        ]
+
+    @torch.no_grad()
+    def going(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """The channels to take out in the end, a bool for each: the dead, and what the budget asks for besides.
+
+        One always stays in each width.
+        """
+        for gates in self.gates:
+            gates.to(torch.device("cpu"))
+        self._placed = False
+        self._slopes = [slope.cpu() for slope in self._slopes]
+        values = [gates.values(parameters) for gates in self.gates]
+        sizes = living(self.gates, parameters, self.threshold)
+        worth = self._worth(values) if self.annealed else values
+        prices = [self.pricing.price(gates.width, sizes) if self.annealed else 1.0 for gates in self.gates]
+        chosen = next_to_go(self.gates, worth, prices, self.pricing, self.limit)
+        out = []
+        for one, value in zip(chosen, values, strict=True):
+            gone = one | (value < self.threshold)
+            if bool(gone.all()):
+                gone[int(value.argmax())] = False
+            out.append(gone)
+        return out
+
     def state_dict(self) -> dict[str, Any]:
         """See `AfterStep`."""
         return {
             "pull": [pull.cpu() for pull in self._pull],
+            "slopes": [slope.cpu() for slope in self._slopes],
             "ordinary": [[gate.ordinary for gate in gates.gates] for gates in self.gates],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `AfterStep`."""
-        self._pull, self._placed = list(state["pull"]), False
+        self._pull, self._slopes, self._placed = list(state["pull"]), list(state["slopes"]), False
         for gates, ordinary in zip(self.gates, state["ordinary"], strict=True):
             for gate, value in zip(gates.gates, ordinary, strict=True):
                 gate.ordinary = float(value)
@@ -152,12 +197,12 @@ def living(gates: Sequence[Gates], parameters: Mapping[str, Tensor], threshold: 
 def next_to_go(
     gates: Sequence[Gates], values: Sequence[Tensor], prices: Sequence[float], pricing: Pricing, wanted: float
 ) -> list[Tensor]:
-    """The channels whose gate is least for their price, so many that the rest costs what is wanted.
+    """The channels that are worth least for their price, so many that the rest costs what is wanted.
 
     Args:
         gates: Of the widths.
-        values: Their gates, per channel.
-        prices: By which the gates of each width are divided.
+        values: What each channel is worth.
+        prices: By which the values of each width are divided.
         pricing: What the rest costs.
         wanted: At most so much; or one channel stays in each width.
 
@@ -182,9 +227,9 @@ def next_to_go(
     low, high = 0, len(bars)  # how many bars are passed
     while low < high:
         middle = (low + high) // 2
-        if cost(below(float(bars[middle - 1]) if middle else -1.0)) <= wanted * (1 + 1e-9):
+        if cost(below(float(bars[middle - 1]) if middle else -math.inf)) <= wanted * (1 + 1e-9):
             high = middle
         else:
             low = middle + 1
-    chosen = below(float(bars[low - 1]) if low else -1.0)
+    chosen = below(float(bars[low - 1]) if low else -math.inf)
     return [one.to(value.device) for one, value in zip(chosen, values, strict=True)]

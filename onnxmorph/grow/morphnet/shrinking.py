@@ -24,7 +24,7 @@ from onnxmorph.grow.graph_module import module, write_back
 from onnxmorph.grow.loop import Epoch, Fitted
 from onnxmorph.grow.losses import trained_output
 from onnxmorph.grow.morphnet.budget import Budget, amount_text
-from onnxmorph.grow.morphnet.gates import Gates, gates_of
+from onnxmorph.grow.morphnet.gates import gates_of
 from onnxmorph.grow.morphnet.pricing import Pricing
 from onnxmorph.grow.morphnet.regulariser import Regulariser
 from onnxmorph.grow.morphnet.report import Row, rows
@@ -201,7 +201,7 @@ def shrink(
         after_step=regulariser,
         checkpoint=_beside(checkpoint, "shrinking"),
     )
-    removal = _remove(fitted.model, gates, pricing, limit, threshold, net.output_names)
+    removal = _remove(fitted.model, regulariser, net.output_names)
     error = _removal_error(fitted.model, removal.child.model, removal.outputs, data, pictures)
     after_training = epochs // 2 if finetune is None else finetune
     final, recovered = removal.child.model, None
@@ -286,21 +286,12 @@ class _Removal:
     outputs: tuple[str, ...]
 
 
-def _remove(
-    trained: ir.Model,
-    gates: Sequence[Gates],
-    pricing: Pricing,
-    limit: float,
-    threshold: float,
-    outputs: tuple[str, ...],
-) -> _Removal:
+def _remove(trained: ir.Model, regulariser: Regulariser, outputs: tuple[str, ...]) -> _Removal:
     """Take out the dead channels, and if that is not enough the weakest others."""
     weights = module(trained, mode="eval", outputs=list(outputs), precision="float32").state_dict()
-    cpu = torch.device("cpu")
-    for one in gates:
-        one.to(cpu)
+    gates, threshold = regulariser.gates, regulariser.threshold
+    kept = [np.flatnonzero(~gone.numpy()) for gone in regulariser.going(weights)]
     values = [one.values(weights).numpy() for one in gates]
-    kept = _kept(values, gates, pricing, limit, threshold)
     for one, stay in zip(gates, kept, strict=True):
         gone = torch.ones(one.width.size, dtype=torch.bool)
         gone[torch.from_numpy(stay)] = False
@@ -333,37 +324,6 @@ def _plan(width: Width, stay: NDArray[np.int64], what: str) -> ShrinkPlan:
     before = width.of_axis(width.size)
     assert before is not None
     return ShrinkPlan(width.layer.key, width.layer.name, before, tuple(width.indices(stay)), False, what)
-
-
-def _kept(
-    values: Sequence[NDArray[Any]],
-    gates: Sequence[Gates],
-    pricing: Pricing,
-    limit: float,
-    threshold: float,
-) -> list[NDArray[np.int64]]:
-    """The channels that stay: those above the lowest bar, the threshold or higher, at which the budget is met."""
-
-    def above(bar: float) -> list[NDArray[np.int64]]:
-        found = []
-        for value in values:
-            stay = np.flatnonzero(value >= bar)
-            found.append(stay if stay.size else np.array([int(np.argmax(value))]))
-        return found
-
-    def affordable(stay: Sequence[NDArray[Any]]) -> bool:
-        sizes = {one.width.group.atom: int(own.size) for one, own in zip(gates, stay, strict=True)}
-        return pricing.total(sizes) <= limit * (1 + 1e-9)
-
-    bars = np.unique(np.concatenate([np.array([threshold]), *(value[value > threshold] for value in values)]))
-    low, high = 0, len(bars)  # the least index at which it is met; len(bars): one channel each
-    while low < high:
-        middle = (low + high) // 2
-        if affordable(above(float(bars[middle]))):
-            high = middle
-        else:
-            low = middle + 1
-    return above(float(bars[low]) if low < len(bars) else math.inf)
 
 
 def _removal_error(
