@@ -147,8 +147,8 @@ def page(args: argparse.Namespace, model: str, found: Sequence[dict[str, list[fl
             f"(draw of the data, weights, order). `{model}` from fresh weights ({parameters(parent):,} numbers; "
             f"slim net {parameters(small):,}), {args.samples} images to learn from, share {args.share:g}, "
             f"{args.epochs} epochs a generation, AdamW at {args.rate:g} with a cosine schedule in each generation, "
-            f'batches of {args.batch_size}, no augmentation. "As long" is as many steps as all generations together, in one '
-            "cosine schedule.",
+            f'batches of {args.batch_size}, no augmentation. "As long" is as many steps as all generations together, '
+            "in one cosine schedule.",
             "",
             *rows,
             "",

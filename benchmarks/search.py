@@ -52,17 +52,24 @@ def digits(samples: int, seed: int) -> tuple[Pair, Pair, Pair]:
     return first, second, third
 
 
-def result(args: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
+def result(args: argparse.Namespace, start: float, name: str, seed: int) -> dict[str, float]:
     """What one line reaches with one seed: accuracy of the best candidate on held-out images, and what it cost."""
     how = {"batch_size": args.batch_size, "rate": args.rate, "device": "cpu"}
-    key = {**{one: getattr(args, one) for one in vars(args) if one != "seeds"}, "line": name, "seed": seed}
+    key = {
+        **{one: getattr(args, one) for one in vars(args) if one not in ("seeds", "starts")},
+        "line": name,
+        "seed": seed,
+    }
+    if start < 1:
+        key["start"] = start
     mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     kept = KEPT / f"{mark}.json"
     if kept.exists():
         stored: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))["result"]
         return stored
     learned, chosen_by, held = digits(args.samples, seed)
-    parent = fresh(files.load(ROOT / "models" / f"{args.model}.onnx"), seed)
+    given = files.load(ROOT / "models" / f"{args.model}.onnx")
+    parent = fresh(given if start == 1 else train.slim(given, share=start).model, seed)
     started = time.monotonic()
     if name in LINES:
         found = train.search(
@@ -97,7 +104,7 @@ def result(args: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
     return told
 
 
-def page(args: argparse.Namespace, found: dict[str, list[dict[str, float]]]) -> str:
+def page(args: argparse.Namespace, start: float, found: dict[str, list[dict[str, float]]]) -> str:
     """The section with the table."""
     rows = [
         "| | accuracy, % | loss | parameters of the best | epochs in all | seconds in all |",
@@ -110,22 +117,33 @@ def page(args: argparse.Namespace, found: dict[str, list[dict[str, float]]]) -> 
             f"| {column['loss'].mean():.3f} ± {column['loss'].std():.3f} | {column['parameters'].mean():,.0f} "
             f"| {column['epochs'].mean():.0f} | {column['seconds'].mean():.0f} |"
         )
-    named = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(vars(args).items()))
     return "\n".join(
         [
-            f"Handwritten digits of scikit-learn: {args.samples} images to learn from, {args.samples} to choose by, "
-            f"{1797 - 2 * args.samples} to judge by, which nothing has seen. From `{args.model}` with fresh weights, "
-            f"{args.trials} candidates of at most {args.parameters:,} parameters, {args.epochs} epochs each at "
-            f"{args.rate:g} (AdamW, cosine), nothing given up. Mean ± standard deviation over {args.seeds} seeds "
-            "of data, weights and choices. Equal are candidates, and epochs of all of them together; larger "
-            "candidates cost more seconds, which are those of a machine busy with other work.",
+            f"From {_start(args.model, start)}:",
             "",
             *rows,
             "",
-            f"Printed by `python benchmarks/search.py {named}`. AutoKeras searches for hours on MNIST, CIFAR-10 and "
-            "Fashion; this is its comparison in small, and says nothing about those.",
-            "",
         ]
+    )
+
+
+def _start(model: str, share: float) -> str:
+    cut = "" if share == 1 else f", cut to {share:g} of its channels"
+    return f"`{model}` with fresh weights{cut}"
+
+
+def protocol(args: argparse.Namespace) -> str:
+    """What all tables have in common."""
+    named = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(vars(args).items()))
+    return (
+        f"Handwritten digits of scikit-learn: {args.samples} images to learn from, {args.samples} to choose by, "
+        f"{1797 - 2 * args.samples} to judge by, which nothing has seen. {args.trials} candidates of at most "
+        f"{args.parameters:,} parameters, {args.epochs} epochs each at {args.rate:g} (AdamW, cosine), none given "
+        f"up. Mean ± standard deviation over {args.seeds} seeds of data, weights and choices. Equal are "
+        "candidates, and epochs of all of them together; larger candidates cost more seconds, which are those of a "
+        "busy machine. "
+        f"Printed by `python benchmarks/search.py {named}`. AutoKeras searches for hours on MNIST, CIFAR-10 and "
+        "Fashion; this is its comparison in small, and says nothing about those.\n"
     )
 
 
@@ -133,6 +151,7 @@ def main() -> None:
     """Run what is missing, print the table and put it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="digits_cnn")
+    parser.add_argument("--starts", default="1,0.25", help="shares of the model's channels that are started with")
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=4)
@@ -142,12 +161,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     names = [*LINES, "the given network, trained as long"]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for seed in range(args.seeds):
-        for name in names:
-            found[name].append(result(args, name, seed))
-            print(f"seed {seed}, {name}: {found[name][-1]}", flush=True)
-    text = page(args, found)
+    texts = [protocol(args)]
+    for start in map(float, args.starts.split(",")):
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        for seed in range(args.seeds):
+            for name in names:
+                found[name].append(result(args, start, name, seed))
+                print(f"start {start:g}, seed {seed}, {name}: {found[name][-1]}", flush=True)
+        texts.append(page(args, start, found))
+    text = "\n".join(texts)
     print(text)
     before = PAGE.read_text(encoding="utf-8").split(MARK)[0].rstrip("\n") if PAGE.exists() else "# Search"
     PAGE.write_text(f"{before}\n\n{MARK}\n{text}", encoding="utf-8")

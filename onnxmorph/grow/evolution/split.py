@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, Refusal, SelectionError
 from onnxmorph.graph.axes import Group, GroupTable
+from onnxmorph.graph.constants import stored
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.grow.roles import roles
 from onnxmorph.grow.sites import Site, sites
 from onnxmorph.grow.stored import with_values
+from onnxmorph.grow.types import FLOATS
 from onnxmorph.morphs.folds.channels import droppable
 from onnxmorph.morphs.folds.finding import View
 from onnxmorph.records import as_json
@@ -286,6 +288,8 @@ class _Choice:
             return refusal.reason
         if not any(member.value in self.keys for member in group.stored):
             return "none of its weights is stored as floating-point numbers"
+        if any((tensor := stored(member.value)) is None or tensor.dtype not in FLOATS for member in group.stored):
+            return "weights of its channels are quantised, or of no type that is trained"
         return self.rejected.get(group)
 
     def _with_effect(self, chosen: Mapping[Group, tuple[int, LinearLayer]]) -> dict[Group, str]:
