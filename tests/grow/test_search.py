@@ -20,6 +20,7 @@ from onnxmorph.errors import ModelError, NotEquivalent, Refusal, SelectionError
 from onnxmorph.grow.searching import Budget, Descriptor, Move, Recipe, describe, distance, grow, moves, running, search
 from onnxmorph.grow.searching.distance import embedding
 from onnxmorph.grow.searching.process import Process
+from onnxmorph.grow.searching.sampling import EditSampler, Known
 from onnxmorph.records import records
 from onnxmorph.verify import verify
 from tests.grow.graphs import SAMPLES
@@ -65,6 +66,8 @@ def test_distances_of_the_moves_are_those_of_the_paper() -> None:
     assert distance(base, skipping[0]) == 1.0
     assert distance(*skipping) == pytest.approx((1 + 1) / (1 + 2))
     assert distance(*skipping, weight=0.5) == pytest.approx(1 / 3)
+    crossed = [Descriptor((), ((0, 2, one), (3, 5, other))) for one, other in (("add", "concat"), ("concat", "add"))]
+    assert distance(*crossed) == pytest.approx(2 * (3 + 0) / (3 + 2))
 
 
 @settings(max_examples=20)
@@ -146,8 +149,9 @@ def test_candidates_grow_from_candidates_within_the_budget(sampler: Any, tmp_pat
 def test_a_search_that_was_killed_goes_on_with_the_same_candidate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = _digits(100)
-    whole = search(_sample(), data, tmp_path / "whole", trials=4, seed=1, prune=False, **_FEW)
+    data, start = _digits(50), _sample("digits_cnn")
+    how: dict[str, Any] = {**_FEW, "epochs": 1, "seed": 1, "prune": False, "most_moves": 3}
+    whole = search(start, data, tmp_path / "whole", trials=3, **how)
     original, calls = running.fit, 0
 
     def killed(model: Any, given: Any, **how: Any) -> Any:
@@ -160,15 +164,28 @@ def test_a_search_that_was_killed_goes_on_with_the_same_candidate(
     monkeypatch.setattr(running, "fit", killed)
     place = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
-        search(_sample(), data, place, trials=4, seed=1, prune=False, **_FEW)
+        search(start, data, place, trials=3, **how)
     assert len(list((place / "candidates").glob("*.onnx"))) == 2
-    resumed = search(_sample(), data, place, trials=3, seed=1, prune=False, **_FEW)
+    resumed = search(start, data, place, trials=3, **how)
     assert len(resumed.candidates) == 3
     third = next(one for one in resumed.candidates if one.number == 3)
     assert third.moves == next(one for one in whole.candidates if one.number == 2).moves
     assert third.value == next(one for one in whole.candidates if one.number == 2).value
-    more = search(_sample(), data, place, trials=4, seed=1, prune=False, **_FEW)
+    more = search(start, data, place, trials=4, **how)
     assert len(more.candidates) == 4
+
+
+def test_what_was_tried_is_not_proposed_again() -> None:
+    parent = _sample()
+    base, rng = describe(parent), np.random.default_rng
+    known = [Known(0, 1.0, base, lambda: parent)]
+    tried: set[Descriptor] = set()
+    for _ in range(4):
+        sampler = EditSampler(lambda: known, lambda: frozenset(tried), lambda _: True, most_moves=1)
+        proposal = sampler.propose(known, rng(0))
+        assert proposal is not None and proposal.descriptor not in tried | {base}
+        assert describe(grow(parent, proposal.recipe.moves).model) == proposal.descriptor
+        tried.add(proposal.descriptor)
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:

@@ -218,11 +218,14 @@ class _Run:
         self._take_up()
 
     def _study(self, storage: str | None, sampler: str, prune: bool) -> optuna.Study:
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         try:
             if storage is None:
-                backend = JournalFileBackend(str(self.folder / "journal.log"))
+                journal = str(self.folder / "journal.log")
+                # Optuna locks by a symbolic link, which Windows has only for administrators.
+                lock = JournalFileOpenLock(journal) if os.name == "nt" else None
+                backend = JournalFileBackend(journal, lock_obj=lock)
                 kept: Any = optuna.storages.JournalStorage(backend)
             else:
                 kept = optuna.storages.RDBStorage(storage)
@@ -490,6 +493,8 @@ def _is_gone(worker: str) -> bool:
         return False
     if int(pid) == os.getpid():
         return True
+    if os.name == "nt":  # where signal 0 is not a question but Ctrl-C
+        return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
