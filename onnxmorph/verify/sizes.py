@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ MOST_ELEMENTS = 1 << 24
 """No input is made larger than this."""
 
 _MOST_TRIALS = 120
+_PATIENCE = 10.0  # seconds until the first size is found, whatever the time asked for: without one there is no answer
 _MOST_CHOICES = 12
 _SIZES = (
     *(40, 64, 33, 128, 32, 96, 224, 16, 256, 24, 48, 12, 8, 80, 160, 512, 576, 320),
@@ -68,6 +70,7 @@ class SizeSearch:
         found: list[Assignment] = []
         first_failure: str | None = None
         tried: set[tuple[tuple[str, int], ...]] = set()
+        patience = time.monotonic() + _PATIENCE
 
         def attempt(sizes: Assignment) -> bool:
             nonlocal first_failure
@@ -90,7 +93,7 @@ class SizeSearch:
             self._find_choices(found, runs, out_of_time)
             return found
         for sizes in self._bases():
-            if attempt(sizes) or len(tried) >= _MOST_TRIALS or (out_of_time() and len(tried) > 3):
+            if attempt(sizes) or len(tried) >= _MOST_TRIALS or (out_of_time() and time.monotonic() > patience):
                 break
         if not found:
             raise RuntimeFailure(

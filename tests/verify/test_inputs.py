@@ -199,3 +199,17 @@ def test_reading_real_data(tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_bytes(b"PK nonsense")
     with pytest.raises(ModelError, match="cannot be read"):
         read_inputs(tmp_path / "broken.npz", model)
+
+
+def test_the_first_size_is_looked_for_beyond_a_short_budget() -> None:
+    """Without one nothing can be verified, which is worse than to be late."""
+    plan = InputPlan(small_model("(float[N,T] x) => (float[N,T] y)", "y = Relu(x)", {}))
+    tried = []
+
+    def runs(feeds: Feeds) -> None:
+        tried.append(feeds["x"].shape)
+        if feeds["x"].shape[1] != 576:
+            raise RuntimeFailure("only frames of 576")
+
+    assert {sizes["T"] for sizes in plan.find_sizes(runs, out_of_time=lambda: True)} == {576}
+    assert len(tried) > 10
