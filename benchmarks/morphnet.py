@@ -289,12 +289,13 @@ def page(
 ) -> str:
     """The tables and how they came about, as Markdown."""
     seeds = " ".join(map(str, options.seeds))
+    halved = " (halved to 14x14 by the mean of four)" if name == "MNIST" else ""
     lines = [
         "",
         f"Made by `python benchmarks/morphnet.py --samples {options.samples} --tested {options.tested} --seeds {seeds}"
         " --write docs/morphnet.md`.",
         "",
-        f"{name}{' (halved to 14x14 by the mean of four)' if name == 'MNIST' else ''}, {samples:,} images to train on and the first {tested:,} of the test set; a network of three 3x3"
+        f"{name}{halved}, {samples:,} images to train on and the first {tested:,} of the test set; a network of three 3x3"
         f" convolutions of {', '.join(map(str, WIDTHS))} channels with batch norms ({whole / 1e6:.2f} M flops)."
         " AdamW at 3e-3, batches of 64, cosine within each training. Each line has had the same number of steps:"
         f" {FIRST + REGULARISED + AFTER} epochs ({FIRST} of the first network, {REGULARISED} with the regulariser,"
@@ -330,8 +331,8 @@ def page(
             against.append(f"{line} at {budget}: {gain:+.2f}")
     lines += [
         "",
-        f"Points of accuracy against uniform scaling ({'; '.join(against)}). One strength for all channels, in a training"
-        " as short as this one, overshoots the budget by far: the line is there to show why the reach is annealed.",
+        f"Points of accuracy against uniform scaling ({'; '.join(against)}). One strength for all channels, in a"
+        " training as short as this one, overshoots the budget by far: the line is there to show why the reach is annealed.",
         "",
         f"Taking channels out ({told}).",
         "",
