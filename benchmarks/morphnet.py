@@ -295,8 +295,8 @@ def page(
         f"Made by `python benchmarks/morphnet.py --samples {options.samples} --tested {options.tested} --seeds {seeds}"
         " --write docs/morphnet.md`.",
         "",
-        f"{name}{halved}, {samples:,} images to train on and the first {tested:,} of the test set; a network of three 3x3"
-        f" convolutions of {', '.join(map(str, WIDTHS))} channels with batch norms ({whole / 1e6:.2f} M flops)."
+        f"{name}{halved}, {samples:,} images to train on and the first {tested:,} of the test set; a network of three"
+        f" 3x3 convolutions of {', '.join(map(str, WIDTHS))} channels with batch norms ({whole / 1e6:.2f} M flops)."
         " AdamW at 3e-3, batches of 64, cosine within each training. Each line has had the same number of steps:"
         f" {FIRST + REGULARISED + AFTER} epochs ({FIRST} of the first network, {REGULARISED} with the regulariser,"
         f" {AFTER} after), {FIRST + REGULARISED + AFTER + LAST} where widths were expanded or the first network trained"
@@ -332,7 +332,8 @@ def page(
     lines += [
         "",
         f"Points of accuracy against uniform scaling ({'; '.join(against)}). One strength for all channels, in a"
-        " training as short as this one, overshoots the budget by far: the line is there to show why the reach is annealed.",
+        " training as short as this one, overshoots the budget by far: the line is there to show why the reach is"
+        " annealed.",
         "",
         f"Taking channels out ({told}).",
         "",
