@@ -70,7 +70,9 @@ def test_the_extras_are_those_the_readers_are_told_of(project: dict[str, Any]) -
     extras = project["project"]["optional-dependencies"]
     assert set(extras) == {"cuda", "cuda12", "train", "search", "remote", "dask", "dev"}
     # The plain runtime and the CUDA one share a folder: nothing but the two marked lines may bring either.
-    assert not any(line.startswith("onnxruntime") for name in ("train", "search", "remote", "dask", "dev") for line in extras[name])
+    assert not any(
+        line.startswith("onnxruntime") for name in ("train", "search", "remote", "dask", "dev") for line in extras[name]
+    )
 
 
 @pytest.fixture(scope="module")
