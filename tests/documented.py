@@ -48,7 +48,8 @@ class Example:
         """Runs it in ``folder`` and gives what it printed, with its exit code where that is not 0."""
         # The commands of the very Python that runs the tests, without an activated environment.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        environment = {**os.environ, "PATH": path, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+        found_in = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PATH": path, "COLUMNS": "80", "PYTHONPATH": found_in}
         command = ["bash", "-c", self.source] if self.language == "console" else [sys.executable, "-c", self.source]
         done = subprocess.run(
             command,
