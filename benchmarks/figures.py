@@ -40,7 +40,7 @@ FIGURES = (
     Figure("startup", "Start-up of the command line", ("startup.py",)),
     Figure("inspect", "Reading a graph of 20,000 nodes", ("inspect_graph.py",)),
     Figure("axes", "Coupled axes of networks of 5,000 nodes", ("axes.py",)),
-    Figure("solver", "The morphism solver against a dense least-squares solver", ("solver.py", "--repeat", "3")),
+    Figure("solver", "The morphism solver against a dense least-squares solver", ("solver.py",)),
     Figure("factors", "What new factors look like", ("factors.py",)),
     Figure("files", "Growing one layer of a 500 MB model", ("files.py", "--deepen", "--runs", "5")),
     Figure("vgg16", "VGG16 to VGG16 (NetMorph), verified", ("vgg16.py",)),
