@@ -19,7 +19,6 @@ import torch
 import onnxmorph
 from onnxmorph import model as files
 from onnxmorph._ir import ir
-from onnxmorph.edit import set_initializer
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.grow.call import Mode
 from onnxmorph.grow.compiling import Obstacle, compile_graph
@@ -27,7 +26,8 @@ from onnxmorph.grow.program import Program
 from onnxmorph.grow.registry import load_operators
 from onnxmorph.grow.roles import NATURALLY_TRAINED, roles
 from onnxmorph.grow.sites import sites
-from onnxmorph.grow.types import FLOATS, from_torch, to_torch, torch_type
+from onnxmorph.grow.stored import matching_site, with_values
+from onnxmorph.grow.types import from_torch, to_torch, torch_type
 from onnxmorph.records import as_json
 
 __all__ = ["TRAINED_KEY", "GraphModule", "Trainable", "module", "trainings", "write_back"]
@@ -407,28 +407,16 @@ def write_back(
         Refusal: A tensor is not the model's, or has another shape (``other-model``).
     """
     values = trained.state_dict() if isinstance(trained, torch.nn.Module) else trained
-    child = files.clone(model)
-    by_key = {site.key: site for site in sites(child).values()}
-    changed = 0
+    by_key = {site.key: site for site in sites(model).values()}
+    changed: dict[str, np.ndarray[Any, Any]] = {}
     for key, tensor in values.items():
-        site = by_key.get(key)
-        if site is None or tuple(tensor.shape) != tuple(site.tensor.shape.numpy()):
-            what = "is not in the model" if site is None else "has another shape in the model"
-            raise Refusal(f"the tensor '{key}' {what}", code="other-model")
-        dtype = site.tensor.dtype
-        assert dtype in FLOATS
-        array = from_torch(tensor, dtype)
-        if array.tobytes() == site.tensor.tobytes():
-            continue
-        changed += 1
-        node = site.value.producer()
-        if node is None:
-            set_initializer(site.value, array, dtype)
-        else:
-            _set_constant(node, array, dtype)
+        site = matching_site(by_key, key, tensor.shape)
+        array = from_torch(tensor, site.tensor.dtype)
+        if array.tobytes() != site.tensor.tobytes():
+            changed[key] = array
+    child = with_values(model, changed)
     if changed:
-        files.drop_certificate(child)
-        entry = {"onnxmorph": onnxmorph.__version__, "tensors": changed, **(note or {})}
+        entry = {"onnxmorph": onnxmorph.__version__, "tensors": len(changed), **(note or {})}
         child.metadata_props[TRAINED_KEY] = as_json([*trainings(model), entry])
     return child
 
@@ -441,14 +429,3 @@ def trainings(model: ir.Model) -> list[dict[str, Any]]:
     except ValueError:
         return []
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-
-
-def _set_constant(node: ir.Node, array: np.ndarray[Any, Any], dtype: ir.DataType) -> None:
-    ((name, old),) = node.attributes.items()
-    if name == "value":
-        tensor = old.as_tensor()
-        node.attributes[name] = ir.AttrTensor(name, ir.Tensor(array, dtype=dtype, name=tensor.name))
-    elif name == "value_float":
-        node.attributes[name] = ir.AttrFloat32(name, float(array.reshape(())))
-    else:
-        node.attributes[name] = ir.AttrFloat32s(name, [float(number) for number in array])

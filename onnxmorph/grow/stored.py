@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from onnxmorph import model as files
 from onnxmorph._ir import ir
 from onnxmorph.edit import set_initializer
 from onnxmorph.errors import Refusal
-from onnxmorph.grow.sites import sites
+from onnxmorph.grow.sites import Site, sites
 
-__all__ = ["set_constant", "with_values"]
+__all__ = ["matching_site", "with_values"]
 
 Array = np.ndarray[Any, Any]
 
@@ -33,22 +33,32 @@ def with_values(model: ir.Model, values: Mapping[str, Array]) -> ir.Model:
     child = files.clone(model)
     by_key = {site.key: site for site in sites(child).values()}
     for key, array in values.items():
-        site = by_key.get(key)
-        if site is None or array.shape != tuple(site.tensor.shape.numpy()):
-            what = "is not in the model" if site is None else "has another shape in the model"
-            raise Refusal(f"the tensor '{key}' {what}", code="other-model")
+        site = matching_site(by_key, key, array.shape)
         rounded = np.asarray(array).astype(site.tensor.dtype.numpy())
         node = site.value.producer()
         if node is None:
             set_initializer(site.value, rounded, site.tensor.dtype)
         else:
-            set_constant(node, rounded, site.tensor.dtype)
+            _set_constant(node, rounded, site.tensor.dtype)
     if values:
         files.drop_certificate(child)
     return child
 
 
-def set_constant(node: ir.Node, array: Array, dtype: ir.DataType) -> None:
+def matching_site(by_key: Mapping[str, Site], key: str, shape: Sequence[int]) -> Site:
+    """Where a model stores the tensor of this key and shape.
+
+    Raises:
+        Refusal: Nowhere, or in another shape (``other-model``).
+    """
+    site = by_key.get(key)
+    if site is None or tuple(shape) != tuple(site.tensor.shape.numpy()):
+        what = "is not in the model" if site is None else "has another shape in the model"
+        raise Refusal(f"the tensor '{key}' {what}", code="other-model")
+    return site
+
+
+def _set_constant(node: ir.Node, array: Array, dtype: ir.DataType) -> None:
     """Give a Constant node other numbers, in the attribute that it has."""
     ((name, old),) = node.attributes.items()
     if name == "value":
