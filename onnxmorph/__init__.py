@@ -15,9 +15,9 @@ Names are imported when they are first used, so that ``import onnxmorph`` costs 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from onnxmorph._on_use import names_on_use
 from onnxmorph.errors import ModelError, NotEquivalent, OnnxMorphError, Refusal, RuntimeFailure, SelectionError
 
 if TYPE_CHECKING:
@@ -88,19 +88,8 @@ _HOMES = {
     "plan": ("Child", "Plan", "apply"),
     "recipe": ("carry_out", "read_recipe"),
     "verify": ("Certificate",),
+    "train": (),
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "train":
-        return importlib.import_module(f"{__name__}.train")
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_on_use(__name__, _HOMES)

@@ -10,55 +10,9 @@ from typing import TYPE_CHECKING, Any
 from onnxmorph import grow
 
 if TYPE_CHECKING:
-    from onnxmorph.grow import (
-        Budget,
-        Candidate,
-        Diverged,
-        Epoch,
-        Evolved,
-        Fitted,
-        Found,
-        Generation,
-        GraphModule,
-        Interrupted,
-        Progress,
-        Score,
-        deliver_slim,
-        evolve,
-        fit,
-        module,
-        score,
-        search,
-        slim,
-        trainings,
-        transfer_optimizer,
-        write_back,
-    )
+    from onnxmorph.grow import *  # noqa: F403 - what its __all__ lists
 
-__all__ = [
-    "Budget",
-    "Candidate",
-    "Diverged",
-    "Epoch",
-    "Evolved",
-    "Fitted",
-    "Found",
-    "Generation",
-    "GraphModule",
-    "Interrupted",
-    "Progress",
-    "Score",
-    "deliver_slim",
-    "evolve",
-    "fit",
-    "module",
-    "score",
-    "search",
-    "slim",
-    "trainings",
-    "transfer_optimizer",
-    "write_back",
-]
+__all__ = grow.__all__
 
 
 def __getattr__(name: str) -> Any:

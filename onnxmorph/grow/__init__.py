@@ -6,10 +6,9 @@ first used; nothing outside of this package imports it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from onnxmorph.errors import Refusal
+from onnxmorph._on_use import names_on_use, needed
 
 if TYPE_CHECKING:
     from onnxmorph.grow.evolution import Evolved, Generation, deliver_slim, evolve, slim
@@ -56,31 +55,10 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            try:
-                importlib.import_module("torch")
-            except ImportError as error:
-                raise Refusal(
-                    "training needs torch, which is not installed or does not load here",
-                    way_out="pip install 'onnxmorph[train]'",
-                    code="torch-missing",
-                ) from error
-            if home == "searching":
-                try:
-                    importlib.import_module("optuna")
-                except ImportError as error:
-                    raise Refusal(
-                        "the search needs optuna, which is not installed or does not load here",
-                        way_out="pip install 'onnxmorph[search]'",
-                        code="optuna-missing",
-                    ) from error
-            value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _check_installed(home: str) -> None:
+    needed("torch", "training", extra="train")
+    if home == "searching":
+        needed("optuna", "the search", extra="search")
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_on_use(__name__, _HOMES, before=_check_installed)

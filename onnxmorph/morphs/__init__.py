@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from onnxmorph._on_use import names_on_use
 from onnxmorph.errors import ModelError, Refusal
 
 if TYPE_CHECKING:
@@ -126,8 +127,4 @@ def plan_from_record(record: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def __getattr__(name: str) -> Any:
-    for place in _PLACES.values():
-        if name == place.plan:
-            return place.load(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = names_on_use(__name__, {place.module: (place.plan,) for place in _PLACES.values()})

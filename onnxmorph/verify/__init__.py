@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from onnxmorph._on_use import names_on_use
 
 if TYPE_CHECKING:
     from onnxmorph.verify.binding import Binding, check_binding, read_certificate, sidecar_path, write_certificate
@@ -35,11 +36,5 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # Checking a binding runs nothing, and need not wait for what verification imports.
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Checking a binding runs nothing, and need not wait for what verification imports.
+__getattr__, __dir__ = names_on_use(__name__, _HOMES)

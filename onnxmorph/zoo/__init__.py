@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from onnxmorph._on_use import names_on_use
 
 if TYPE_CHECKING:
     from onnxmorph.zoo.batch import Watcher, dry_run, run_batch
@@ -23,22 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["BatchReport", "Limits", "ModelEntry", "Settings", "Watcher", "dry_run", "run_batch"]
 
 _HOMES = {
-    "BatchReport": "report",
-    "Limits": "settings",
-    "ModelEntry": "report",
-    "Settings": "settings",
-    "Watcher": "batch",
-    "dry_run": "batch",
-    "run_batch": "batch",
+    "batch": ("Watcher", "dry_run", "run_batch"),
+    "report": ("BatchReport", "ModelEntry"),
+    "settings": ("Limits", "Settings"),
 }
-"""Imported when they are first used: a worker process is to listen for its parent's end before anything else."""
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# A worker process is to listen for its parent's end before anything else is imported.
+__getattr__, __dir__ = names_on_use(__name__, _HOMES)

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from onnxmorph.errors import Refusal
+from onnxmorph._on_use import names_on_use, needed
 
 if TYPE_CHECKING:
     from onnxmorph.grow.morphnet.alternating import Cycle, cycle
@@ -24,24 +23,11 @@ _HOMES = {
     "expanding": ("Expanded", "expand"),
     "shrinking": ("Shrunk", "shrink"),
 }
-_WITH_TORCH = ("alternating", "shrinking")
 
 
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            if home in _WITH_TORCH:
-                try:
-                    importlib.import_module("torch")
-                except ImportError as error:
-                    raise Refusal(
-                        "shrinking to a budget trains, which needs torch, which is not installed or does not load here",
-                        way_out="pip install 'onnxmorph[train]'",
-                        code="torch-missing",
-                    ) from error
-            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _check_installed(home: str) -> None:
+    if home in ("alternating", "shrinking"):
+        needed("torch", "training to a budget", extra="train")
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_on_use(__name__, _HOMES, before=_check_installed)
