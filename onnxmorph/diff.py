@@ -22,7 +22,7 @@ from onnxmorph.graph.scopes import Scope, node_label, nodes, scopes
 from onnxmorph.graph.shapes import Shapes
 from onnxmorph.graph.summary import Summary, summarise
 from onnxmorph.records import INDEX_MAPS_KEY
-from onnxmorph.verify.changes import same_tensor
+from onnxmorph.verify.definitions import same_tensor
 from onnxmorph.verify.signature import compare_signatures
 
 __all__ = [
