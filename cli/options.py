@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ __all__ = [
     "Growth",
     "Output",
     "checking_options",
+    "file_options",
     "growth_options",
     "input_shape",
     "kernel",
@@ -43,8 +44,8 @@ class Output:
 
     path: Path | None
     force: bool
-    share_weights: bool
-    keep_failed: bool
+    share_weights: bool = False
+    keep_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,34 @@ def model_argument(name: str) -> Callable[[Verb], Verb]:
     return click.argument(name, type=click.Path(path_type=Path), metavar=name.upper())
 
 
-def output_options(verb: Verb) -> Verb:
-    """``-o``, ``--force``, ``--share-weights``, ``--keep-failed``, given to the verb as ``output``."""
+def file_options(written: str) -> Callable[[Verb], Verb]:
+    """``-o`` and ``--force``, given to the verb as ``output``.
 
-    @click.option(
-        "-o", "--output", "path", type=click.Path(path_type=Path), help="The child's file. [default: STEM.VERB.onnx]"
-    )
-    @click.option("--force", is_flag=True, help="Overwrite files that are there.")
+    Args:
+        written: What is written, and where by default, for the help text.
+    """
+
+    def decorate(verb: Verb) -> Verb:
+        @click.option("-o", "--output", "path", type=click.Path(path_type=Path), help=written)
+        @click.option("--force", is_flag=True, help="Overwrite files that are there.")
+        @functools.wraps(verb)
+        def with_file(*args: Any, path: Path | None, force: bool, **kwargs: Any) -> Any:
+            return verb(*args, output=Output(path, force), **kwargs)
+
+        return with_file  # type: ignore[return-value]
+
+    return decorate
+
+
+def output_options(verb: Verb) -> Verb:
+    """Those of `file_options`, ``--share-weights`` and ``--keep-failed``, given to the verb as ``output``."""
+
+    @file_options("The child's file. [default: STEM.VERB.onnx]")
     @click.option("--share-weights", is_flag=True, help="Refer to the parent's data file for what did not change.")
     @click.option("--keep-failed", is_flag=True, help="Keep a child that fails verification, as STEM.VERB.failed.onnx.")
     @functools.wraps(verb)
-    def with_output(
-        *args: Any, path: Path | None, force: bool, share_weights: bool, keep_failed: bool, **kwargs: Any
-    ) -> Any:
-        return verb(*args, output=Output(path, force, share_weights, keep_failed), **kwargs)
+    def with_output(*args: Any, output: Output, share_weights: bool, keep_failed: bool, **kwargs: Any) -> Any:
+        return verb(*args, output=replace(output, share_weights=share_weights, keep_failed=keep_failed), **kwargs)
 
     return with_output  # type: ignore[return-value]
 

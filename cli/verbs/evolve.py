@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ..flow import child_path
-from ..learning import learning_options
-from ..options import Output, model_argument, talk_options
+from ..learning import learning_options, loss_text, percent, resumable
+from ..options import Output, file_options, model_argument, talk_options
 from ..table import Table
 from ..talk import Talk
 
@@ -22,7 +22,10 @@ __all__ = ["command"]
 
 @click.command(name="evolve", short_help="Train over generations that keep a part of the weights.")
 @model_argument("model")
-@learning_options("each generation")
+@learning_options()
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True, help="Of each generation.")
+@click.option("--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--split",
     type=click.Choice(["kels", "wels"]),
@@ -39,36 +42,27 @@ __all__ = ["command"]
 )
 @click.option("--generations", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--from-scratch", is_flag=True, help="Start from fresh weights instead of those of MODEL.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
     help="Where generations are kept. [default: OUT.evolution, gone when all is done]",
 )
-@click.option(
-    "-o",
-    "--output",
-    "path",
-    type=click.Path(path_type=Path),
-    help="The evolved model's file. [default: STEM.evolve.onnx]",
-)
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@file_options("The evolved model's file. [default: STEM.evolve.onnx]")
 @talk_options
 def command(
     *,
     model: Path,
     data: Path,
-    validation: float | Path | None,
-    seed: int,
     settings: dict[str, Any],
+    epochs: int,
+    schedule: str,
+    seed: int,
     split: Literal["kels", "wels"],
     share: float,
     generations: int,
     from_scratch: bool,
-    device: str,
     folder: Path | None,
-    path: Path | None,
-    force: bool,
+    output: Output,
     talk: Talk,
 ) -> None:
     """Train MODEL over generations: each keeps a part of the weights and draws the others anew (Knowledge Evolution).
@@ -81,7 +75,7 @@ def command(
     Exit code 3: nothing of the model can be split, it cannot be trained, or the data does not fit, with the reason; 4:
     the loss became NaN, or a file cannot be read or written; 130: interrupted.
     """
-    out = child_path(model, "evolve", Output(path, force, False, False))
+    out = child_path(model, "evolve", output)
     place = folder if folder is not None else out.with_name(f"{out.name}.evolution")
     with talk.step("loading"):
         from onnxmorph import model as files
@@ -92,26 +86,23 @@ def command(
     def told(generation: Generation) -> None:
         talk.detail(f"generation {generation.number} of {generations}: {_line(generation)}")
 
-    try:
+    with resumable(place):
         evolved = train.evolve(
             parent,
             data,
             split=split,
             share=share,
             generations=generations,
-            validation=validation,
             from_scratch=from_scratch,
             seed=seed,
             folder=place,
             told=told,
-            device=device,
+            epochs=epochs,
+            schedule=schedule,
             **settings,
         )
-    except train.Interrupted:
-        click.echo(f"onnxmorph: interrupted; go on with the same command, from {place}", err=True)
-        raise click.exceptions.Exit(130) from None
     with talk.step("writing"):
-        files.save(evolved.model, out, overwrite=force)
+        files.save(evolved.model, out, overwrite=output.force)
     if folder is None:
         shutil.rmtree(place, ignore_errors=True)
     document = {
@@ -139,21 +130,13 @@ def _show(evolved: Evolved, out: Path) -> None:
         table.add(
             str(one.number),
             f"{one.loss:.4f}",
-            _share(one.accuracy),
-            _number(one.validation_loss),
-            _share(one.validation_accuracy),
-            _number(one.slim_loss),
-            _share(one.slim_accuracy),
+            percent(one.accuracy),
+            loss_text(one.validation_loss),
+            percent(one.validation_accuracy),
+            loss_text(one.slim_loss),
+            percent(one.slim_accuracy),
         )
     table.show()
     click.echo(f"written: {out}")
     if evolved.split.kind == "kels":
         click.echo(f"the slim net: onnxmorph slim {out}")
-
-
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
-
-
-def _number(number: float | None) -> str:
-    return "" if number is None else f"{number:.4f}"

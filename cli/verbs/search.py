@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ..learning import learning_options
+from ..learning import learning_options, percent, resumable
 from ..options import model_argument, talk_options
 from ..table import Table
 from ..talk import Talk
@@ -20,7 +20,10 @@ __all__ = ["command"]
 
 @click.command(name="search", short_help="Search for a better network by morphs.")
 @model_argument("model")
-@learning_options("each candidate")
+@learning_options()
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True, help="Of each candidate.")
+@click.option("--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--trials", type=click.IntRange(min=1), metavar="N", help="Candidates in all, with those of earlier runs."
 )
@@ -51,7 +54,6 @@ __all__ = ["command"]
 @click.option("--no-inherit", is_flag=True, help="Train each candidate from fresh weights, to compare with.")
 @click.option("--storage", metavar="URL", help="A database for workers on several machines. [default: a file in DIR]")
 @click.option("--no-verify", is_flag=True, help="Do not verify candidates against what they grow from.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "-o",
     "--output",
@@ -65,9 +67,10 @@ def command(
     *,
     model: Path,
     data: Path,
-    validation: float | Path | None,
-    seed: int,
     settings: dict[str, Any],
+    epochs: int,
+    schedule: str,
+    seed: int,
     trials: int | None,
     hours: float | None,
     sampler: Literal["edit", "tpe", "random"],
@@ -79,7 +82,6 @@ def command(
     no_inherit: bool,
     storage: str | None,
     no_verify: bool,
-    device: str,
     folder: Path | None,
     talk: Talk,
 ) -> None:
@@ -102,17 +104,18 @@ def command(
         from onnxmorph import train
 
         parent = files.load(model)
+    if settings["validation"] is None:
+        del settings["validation"]  # the search then holds back a share of its own
         budget = train.Budget(max_parameters, max_latency)
 
     def told(candidate: Candidate) -> None:
         talk.detail(f"candidate {candidate.number}: {_line(candidate)}")
 
-    try:
+    with resumable(place):
         found = train.search(
             parent,
             data,
             place,
-            validation=0.2 if validation is None else validation,
             trials=trials,
             hours=hours,
             sampler=sampler,
@@ -125,12 +128,10 @@ def command(
             verify=not no_verify,
             seed=seed,
             told=told,
-            device=device,
+            epochs=epochs,
+            schedule=schedule,
             **settings,
         )
-    except KeyboardInterrupt:
-        click.echo(f"onnxmorph: interrupted; go on with the same command, from {place}", err=True)
-        raise click.exceptions.Exit(130) from None
     document = {
         "folder": found.folder,
         "best": found.folder / "best.onnx",
@@ -156,7 +157,7 @@ def _show(found: Found) -> None:
             str(one.number),
             "" if one.parent is None else str(one.parent),
             f"{one.loss:.4f}",
-            "" if one.accuracy is None else f"{one.accuracy:.1%}",
+            percent(one.accuracy),
             f"{one.parameters:,}",
             f"{one.latency:.2f} ms",
             f"given up: {done}" if one.given_up else done,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..flow import child_path
-from ..options import Checking, Output, checking_options, model_argument, talk_options
+from ..options import Checking, Output, checking_options, file_options, model_argument, talk_options
 from ..talk import Talk
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ __all__ = ["command"]
 )
 @click.option("--zeroed", type=click.Path(path_type=Path), help="Also write the network that the slim net equals.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the verification.")
-@click.option(
-    "-o", "--output", "path", type=click.Path(path_type=Path), help="The slim net's file. [default: STEM.slim.onnx]"
-)
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@file_options("The slim net's file. [default: STEM.slim.onnx]")
 @checking_options(skippable=True)
 @talk_options
 def command(
@@ -39,8 +36,7 @@ def command(
     share: float | None,
     zeroed: Path | None,
     seed: int,
-    path: Path | None,
-    force: bool,
+    output: Output,
     checking: Checking,
     talk: Talk,
 ) -> None:
@@ -52,9 +48,9 @@ def command(
     Exit code 1: not equal to the zeroed network, and not written; 2: MODEL was not evolved, and --share is not given;
     3: it cannot be cut, with the reason.
     """
-    out = child_path(model, "slim", Output(path, force, False, False))
+    out = child_path(model, "slim", output)
     if zeroed is not None:
-        child_path(model, "slim", Output(zeroed, force, False, False))
+        child_path(model, "slim", Output(zeroed, output.force))
     with talk.step("loading"):
         from onnxmorph import delivery, train
         from onnxmorph import model as files
@@ -64,7 +60,7 @@ def command(
         cut = train.slim(evolved, share=share)
     check = delivery.Check(checking.provider, checking.inputs, checking.shapes, seed) if checking.verify else None
     with talk.step("writing and verifying" if check else "writing"):
-        delivered = train.deliver_slim(cut, out, check=check, overwrite=force, zeroed_path=zeroed)
+        delivered = train.deliver_slim(cut, out, check=check, overwrite=output.force, zeroed_path=zeroed)
     certificate = delivered.certificate
     document: dict[str, Any] = {
         "slim": delivered.path,

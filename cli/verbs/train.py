@@ -11,38 +11,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..flow import child_path
-from ..learning import LOSSES, factors, numbers, picture_size, share_or_path
-from ..options import Output, model_argument, talk_options
+from ..learning import epoch_line, factors, learning_options, loss_text, percent, resumable
+from ..options import Output, file_options, model_argument, talk_options
 from ..table import Table
 from ..talk import Talk
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
-    from onnxmorph.train import Epoch, Fitted, Progress
+    from onnxmorph.train import Fitted, Progress
 
-__all__ = ["LOSSES", "command"]
+__all__ = ["command"]
 
 
 @click.command(name="train", short_help="Train a model in place.")
 @model_argument("model")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="An .npz file with an array per input (or x) and target (or y), or a folder of images, a folder per class.",
-)
-@click.option(
-    "--validation",
-    metavar="PATH|SHARE",
-    callback=share_or_path,
-    help="Data to judge by, or the share of --data to hold back.",
-)
-@click.option("--loss", type=click.Choice(LOSSES), default="cross-entropy", show_default=True)
+@learning_options()
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data. [default: 10]")
 @click.option("--steps", type=click.IntRange(min=1), help="Or steps in all.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
-@click.option("--rate", type=float, help="The learning rate. [default: 1e-3 for adamw, 1e-2 for sgd]")
 @click.option(
     "--a-rate",
     type=float,
@@ -65,8 +50,6 @@ __all__ = ["LOSSES", "command"]
     metavar="STEPS",
     help="Steps over which the rate of new parameters rises. [default: up to 100 for a child]",
 )
-@click.option("--weight-decay", type=float, default=0.01, show_default=True)
-@click.option("--label-smoothing", type=click.FloatRange(0.0, 1.0, max_open=True), default=0.0, show_default=True)
 @click.option("--clip-norm", type=click.FloatRange(min=0.0, min_open=True), help="Longest gradient.")
 @click.option(
     "--freeze", metavar="WHAT", multiple=True, help="A role, a name or a glob that is not trained; repeatable."
@@ -90,10 +73,6 @@ __all__ = ["LOSSES", "command"]
     metavar="EPOCHS",
     help="End after so many epochs without a better validation.",
 )
-@click.option("--mean", callback=numbers, metavar="LIST", help="Of images, per channel, between 0 and 1.")
-@click.option("--std", callback=numbers, metavar="LIST", help="Of images, per channel.")
-@click.option("--image-size", callback=picture_size, metavar="HxW", help="Of images, where the model leaves it open.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--amp", is_flag=True, help="Mixed precision, on CUDA.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -103,28 +82,21 @@ __all__ = ["LOSSES", "command"]
 )
 @click.option("--resume/--no-resume", default=True, help="Go on from the checkpoint if it is there. [default: resume]")
 @click.option("--fold", "folding", is_flag=True, help="Afterwards fold what can be folded, verified.")
-@click.option(
-    "-o",
-    "--output",
-    "path",
-    type=click.Path(path_type=Path),
-    help="The trained model's file. [default: STEM.train.onnx]",
-)
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@file_options("The trained model's file. [default: STEM.train.onnx]")
 @talk_options
 def command(
     *,
     model: Path,
     data: Path,
+    settings: dict[str, Any],
     value: str | None,
     trainable: tuple[str, ...],
     keep_batch_norm: bool,
     checkpoint: Path | None,
     folding: bool,
-    path: Path | None,
-    force: bool,
+    output: Output,
     talk: Talk,
-    **settings: Any,
+    **further: Any,
 ) -> None:
     """Train MODEL on your own data: the same graph with the same names, and other numbers.
 
@@ -135,7 +107,7 @@ def command(
     Exit code 3: the data does not fit the model, or the model cannot be trained, with the reason; 4: the loss became
     NaN, or a file cannot be read or written; 130: interrupted.
     """
-    out = child_path(model, "train", Output(path, force, False, False))
+    out = child_path(model, "train", output)
     kept = checkpoint is not None
     where = checkpoint if checkpoint is not None else out.with_name(f"{out.name}.checkpoint")
     with talk.step("loading"):
@@ -144,28 +116,25 @@ def command(
 
         fit = train.fit
         parent = files.load(model)
-    try:
-        with _progress(talk) as told:
-            fitted = fit(
-                parent,
-                data,
-                output=value,
-                trainable=trainable or None,
-                batch_norm="keep" if keep_batch_norm else "update",
-                checkpoint=where,
-                callbacks=[told],
-                **settings,
-            )
-    except train.Interrupted as stop:
-        click.echo(f"onnxmorph: interrupted; go on with the same command, from {stop.checkpoint}", err=True)
-        raise click.exceptions.Exit(130) from None
+    with resumable(where), _progress(talk) as told:
+        fitted = fit(
+            parent,
+            data,
+            output=value,
+            trainable=trainable or None,
+            batch_norm="keep" if keep_batch_norm else "update",
+            checkpoint=where,
+            callbacks=[told],
+            **settings,
+            **further,
+        )
     for note in fitted.notes:
         talk.note(note)
     document = _document(fitted)
-    folded = _fold(fitted.model, out, force, talk) if folding else None
+    folded = _fold(fitted.model, out, output.force, talk) if folding else None
     if folded is None:
         with talk.step("writing"):
-            files.save(fitted.model, out, overwrite=force)
+            files.save(fitted.model, out, overwrite=output.force)
     if not kept:
         where.unlink(missing_ok=True)
     document |= {"trained": out, "checkpoint": where if kept else None, "folded": folded}
@@ -210,9 +179,9 @@ def _show(fitted: Fitted, out: Path, folded: list[str] | None) -> None:
             str(entry.epoch),
             str(entry.step),
             f"{entry.loss:.4f}",
-            _share(entry.accuracy),
-            "" if entry.validation_loss is None else f"{entry.validation_loss:.4f}",
-            _share(entry.validation_accuracy),
+            percent(entry.accuracy),
+            loss_text(entry.validation_loss),
+            percent(entry.validation_accuracy),
             f"{entry.rate:.2g}",
         )
     table.show()
@@ -228,10 +197,6 @@ def _show(fitted: Fitted, out: Path, folded: list[str] | None) -> None:
     click.echo(f"written: {out}")
 
 
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
-
-
 @contextlib.contextmanager
 def _progress(talk: Talk) -> Iterator[Callable[[Progress], None]]:
     """A bar on a terminal, a line an epoch under ``-v``."""
@@ -239,7 +204,7 @@ def _progress(talk: Talk) -> Iterator[Callable[[Progress], None]]:
 
         def told(progress: Progress) -> None:
             if progress.finished is not None:
-                talk.detail(f"epoch {progress.epoch}/{progress.epochs}: {_line(progress.finished)}")
+                talk.detail(f"epoch {progress.epoch}/{progress.epochs}: {epoch_line(progress.finished)}")
 
         yield told
         return
@@ -255,14 +220,6 @@ def _progress(talk: Talk) -> Iterator[Callable[[Progress], None]]:
             text = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}"
             bar.update(task, completed=progress.step, total=progress.steps, description=text)
             if progress.finished is not None:
-                bar.console.print(f"epoch {progress.epoch}/{progress.epochs}: {_line(progress.finished)}")
+                bar.console.print(f"epoch {progress.epoch}/{progress.epochs}: {epoch_line(progress.finished)}")
 
         yield drawn
-
-
-def _line(entry: Epoch) -> str:
-    parts = [f"loss {entry.loss:.4f}"]
-    parts += [f"accuracy {entry.accuracy:.1%}"] if entry.accuracy is not None else []
-    parts += [f"validation {entry.validation_loss:.4f}"] if entry.validation_loss is not None else []
-    parts += [f"accuracy {entry.validation_accuracy:.1%}"] if entry.validation_accuracy is not None else []
-    return ", ".join([*parts, f"{entry.seconds:.1f} s"])

@@ -19,18 +19,9 @@ def data(folder: Path) -> str:
     return "digits.npz"
 
 
-def test_the_defaults_that_are_told_are_those_of_the_library() -> None:
-    pytest.importorskip("torch")
-    import inspect
-
-    from onnxmorph.grow.fitting import fit
-    from onnxmorph.grow.morphnet import shrink
-    from onnxmorph_cli.budgets import _TRAINING
-
-    own = inspect.signature(shrink).parameters
-    for name, default in _TRAINING.items():
-        known = own.get(name) or inspect.signature(fit).parameters[name]
-        assert known.default == default, name
+def test_options_of_the_training_need_a_budget_even_where_they_say_the_default(run: Run, data: str) -> None:
+    ended = run("shrink", "digits_mlp.onnx", "--layer", "#0", "--to", "8", "--epochs", "10")
+    assert ended.code == 2 and "go with --budget" in ended.err
 
 
 def test_a_model_is_shrunk_to_a_budget_and_never_called_equivalent(run: Run, folder: Path, data: str) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ import pytest
 pytest.importorskip("torch")
 
 from onnxmorph import model, train
+from onnxmorph.grow import morphnet
 from onnxmorph.grow.losses import LOSSES
-from onnxmorph_cli.verbs import train as verb
+from onnxmorph_cli import learning
 from tests.cli.conftest import SAMPLES, Run
 
 
@@ -25,7 +30,30 @@ def data(folder: Path) -> str:
 
 
 def test_the_losses_of_the_command_are_those_of_the_library() -> None:
-    assert verb.LOSSES == LOSSES
+    assert learning.LOSSES == LOSSES
+
+
+@pytest.mark.parametrize(
+    ("verb", "function"),
+    [
+        ("train", train.fit),
+        ("evolve", train.evolve),
+        ("search", train.search),
+        ("shrink", morphnet.shrink),
+        ("expand", morphnet.cycle),
+    ],
+)
+def test_the_defaults_that_are_told_are_those_of_the_library(verb: str, function: Callable[..., Any]) -> None:
+    command = importlib.import_module(f"onnxmorph_cli.verbs.{verb}").command
+    # What a function hands on to the training, it leaves to the training's own defaults.
+    parameters = inspect.signature(train.fit).parameters | inspect.signature(function).parameters
+    told = {name: each.default for name, each in parameters.items() if each.default is not inspect.Parameter.empty}
+    given = command.make_context(verb, [], resilient_parsing=True).params
+    # What is empty, or a choice of other files, is said in words; and without steps there are ten passes over the data.
+    shown = {name for name in given.keys() & told.keys() if given[name] not in (None, (), {}) and name != "output"}
+    assert len(shown - {"epochs"}) >= 6
+    for name in shown:
+        assert given[name] == (10 if name == "epochs" else told[name]), name
 
 
 def test_a_model_is_trained_into_a_new_file(run: Run, folder: Path, data: str) -> None:
