@@ -43,7 +43,7 @@ def command(
     """Cut the slim net out of MODEL: the first channels of each layer, which evolve kept through its generations.
 
     This is no morphism: the slim net computes what MODEL computes with all other weights set to zero, and is verified
-    against that. Needs the extra: pip install 'onnxmorph[train]'.
+    against that.
 
     Exit code 1: not equal to the zeroed network, and not written; 2: MODEL was not evolved, and --share is not given;
     3: it cannot be cut, with the reason.

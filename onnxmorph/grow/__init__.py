@@ -1,7 +1,7 @@
 """What needs training: an ONNX graph as a torch module, the loop that trains it, and the way back.
 
-torch is an optional part of the installation (``onnxmorph[train]``) and is imported when a name of this package is
-first used; nothing outside of this package imports it.
+torch is an optional part of the installation (``onnxmorph[train]``) and is imported when a name of this package that
+needs it is first used; nothing outside of this package imports it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from onnxmorph._on_use import names_on_use, needed
 
 if TYPE_CHECKING:
-    from onnxmorph.grow.evolution import Evolved, Generation, deliver_slim, evolve, slim
+    from onnxmorph.grow.evolution.generations import Evolved, Generation, evolve
+    from onnxmorph.grow.evolution.slimming import deliver_slim, slim
     from onnxmorph.grow.fitting import fit
     from onnxmorph.grow.graph_module import GraphModule, module, trainings, write_back
     from onnxmorph.grow.loop import Diverged, Epoch, Fitted, Interrupted, Progress
@@ -45,7 +46,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "evolution": ("Evolved", "Generation", "deliver_slim", "evolve", "slim"),
+    "evolution.generations": ("Evolved", "Generation", "evolve"),
+    "evolution.slimming": ("deliver_slim", "slim"),
     "searching": ("Budget", "Candidate", "Found", "search"),
     "scoring": ("Score", "score"),
     "fitting": ("fit",),
@@ -54,9 +56,13 @@ _HOMES = {
     "transfer": ("transfer_optimizer",),
 }
 
+_WITHOUT_TORCH = frozenset({"evolution.slimming"})
+"""Homes of what cuts weights and trains nothing."""
+
 
 def _check_installed(home: str) -> None:
-    needed("torch", "training", extra="train")
+    if home not in _WITHOUT_TORCH:
+        needed("torch", "training", extra="train")
     if home == "searching":
         needed("optuna", "the search", extra="search")
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -19,6 +19,7 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal, RuntimeFailure
 from onnxmorph.grow.checkpoint import random_state, read_checkpoint, restore_random_state, write_checkpoint
 from onnxmorph.grow.data import Samples, Target
+from onnxmorph.grow.descent import Descent
 from onnxmorph.grow.graph_module import GraphModule, write_back
 from onnxmorph.grow.losses import Objective, distillation
 from onnxmorph.grow.optimization import Rates, load_state, set_rates, state_by_name
@@ -169,7 +170,7 @@ class Training:
     held: Samples | None
     goal: Objective
     plan: Rates
-    mover: torch.optim.Optimizer
+    mover: Descent
     settings: dict[str, Any]
     batch_size: int
     piece: int | None
@@ -281,6 +282,8 @@ class Training:
 
     def _step(self, chosen: Tensor) -> Tensor:
         pieces = [chosen] if self.piece is None else _pieces(chosen, self.piece)
+        # The scaler asks of an optimizer only what a Descent has: groups, and a step.
+        moving = cast(torch.optim.Optimizer, self.mover)
         self.mover.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for part in pieces:
@@ -293,11 +296,11 @@ class Training:
             total = total + loss.detach() * share
             self._count(outputs, target)
         if self.clip_norm is not None:
-            self.scaler.unscale_(self.mover)
+            self.scaler.unscale_(moving)
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
         if self.device.type == "cpu" and not math.isfinite(float(total)):
             return total  # told by the caller; the weights are still good
-        self.scaler.step(self.mover)
+        self.scaler.step(moving)
         self.scaler.update()
         self.sums[0] += total * len(chosen)
         self.sums[1] += len(chosen)

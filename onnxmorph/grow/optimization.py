@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from onnxmorph.errors import Refusal, SelectionError
+from onnxmorph.grow.descent import SGD, AdamW, Descent
 from onnxmorph.grow.graph_module import GraphModule
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Rates", "load_state", "make_optimizer", "set_rates", "state_by_name"]
@@ -71,7 +72,7 @@ def make_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     betas: tuple[float, float] = (0.9, 0.999),
-) -> torch.optim.Optimizer:
+) -> Descent:
     """An optimizer whose groups each have one factor, one decay, and are warmed up or not.
 
     Raises:
@@ -94,7 +95,7 @@ def make_optimizer(
         warmed = rates.warmup > 0 and (rates.warmed is None or name in rates.warmed)
         decay = weight_decay if role in _DECAYED else 0.0
         groups.setdefault((rates.factor(name, role), decay, warmed), []).append((name, tensor))
-    settings = [
+    settings: list[dict[str, Any]] = [
         {
             "params": [tensor for _, tensor in members],
             "names": [name for name, _ in members],
@@ -106,18 +107,18 @@ def make_optimizer(
         for (factor, decay, warmed), members in groups.items()
     ]
     if kind == "adamw":
-        return torch.optim.AdamW(settings, lr=rates.rate, betas=betas)
-    return torch.optim.SGD(settings, lr=rates.rate, momentum=momentum, nesterov=momentum > 0)
+        return AdamW(settings, betas=betas)
+    return SGD(settings, momentum=momentum)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, rates: Rates, step: int) -> float:
+def set_rates(optimizer: Descent, rates: Rates, step: int) -> float:
     """Set the rate of every group for a step; gives the base rate."""
     for group in optimizer.param_groups:
         group["lr"] = rates.at(step, warmed=group["warmed"]) * group["factor"]
     return rates.at(step, warmed=False)
 
 
-def state_by_name(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+def state_by_name(optimizer: Descent) -> dict[str, dict[str, Any]]:
     """The state of an optimizer made by `make_optimizer`, by the names of the parameters."""
     found = {}
     for group in optimizer.param_groups:
@@ -132,7 +133,7 @@ def state_by_name(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]
 
 
 def load_state(
-    optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Any]], *, only: Collection[str] | None = None
+    optimizer: Descent, state: Mapping[str, Mapping[str, Any]], *, only: Collection[str] | None = None
 ) -> None:
     """Put a state by name into an optimizer; what it has nothing of starts anew.
 

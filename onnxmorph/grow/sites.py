@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from onnxmorph._ir import ir
 from onnxmorph.graph.constants import stored
 from onnxmorph.graph.scopes import nodes, scopes
-from onnxmorph.grow.types import FLOATS
 
-__all__ = ["Site", "sites"]
+__all__ = ["FLOATS", "Site", "sites"]
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+"""Types that gradients are computed in."""
 
 
 @dataclass(frozen=True, eq=False)

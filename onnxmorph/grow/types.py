@@ -11,7 +11,7 @@ import torch
 from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 
-__all__ = ["FLOATS", "NARROW", "from_torch", "to_torch", "torch_type"]
+__all__ = ["NARROW", "from_torch", "to_torch", "torch_type"]
 
 _T = ir.DataType
 
@@ -41,9 +41,6 @@ _TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
     _T.INT2: torch.int8,
     _T.UINT2: torch.uint8,
 }
-
-FLOATS = frozenset({_T.FLOAT, _T.DOUBLE, _T.FLOAT16, _T.BFLOAT16})
-"""Types that gradients are computed in."""
 
 NARROW = frozenset({torch.float16, torch.bfloat16})
 """Types too coarse for the small steps of training."""

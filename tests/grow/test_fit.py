@@ -315,10 +315,6 @@ import numpy as np, torch
 torch.set_num_threads(1)
 from onnxmorph import train
 from onnxmorph.model import load, save
-# The first step of an optimizer imports for seconds: once, before the processes part; without threads of a backward.
-weight = torch.zeros(1, requires_grad=True)
-weight.grad = torch.zeros(1)
-torch.optim.AdamW([weight], 0.1).step()
 random = np.random.default_rng(0)
 x, y = random.standard_normal((40, 2, 6, 6)).astype(np.float32), random.integers(0, 3, 40)
 

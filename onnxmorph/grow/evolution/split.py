@@ -27,9 +27,8 @@ from onnxmorph.graph.axes import Group, GroupTable
 from onnxmorph.graph.constants import stored
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.grow.roles import roles
-from onnxmorph.grow.sites import Site, sites
+from onnxmorph.grow.sites import FLOATS, Site, sites
 from onnxmorph.grow.stored import with_values
-from onnxmorph.grow.types import FLOATS
 from onnxmorph.morphs.folds.channels import droppable
 from onnxmorph.morphs.folds.finding import View
 from onnxmorph.records import as_json
