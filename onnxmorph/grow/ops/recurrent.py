@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -144,26 +145,13 @@ def _by_steps(
     c0: Tensor,
     peepholes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    directions = w.shape[0]
-    functions = _activations(call, directions)
     results = []
-    for d in range(directions):
+    for d, functions in enumerate(_activations(call, w.shape[0])):
+        wb, rb = (None, None) if bias is None else chunks(bias[d], w.shape[1], 0)
+        drawn = torch.matmul(x, w[d].t()) if wb is None else torch.matmul(x, w[d].t()) + wb
+        cell = _Cell(call, r[d], rb, None if peepholes is None else peepholes[d], functions)
         backwards = d == 1 or call.text("direction", "forward") == "reverse"
-        results.append(
-            _one_direction(
-                call,
-                x,
-                w[d],
-                r[d],
-                None if bias is None else bias[d],
-                lengths,
-                h0[d],
-                c0[d],
-                None if peepholes is None else peepholes[d],
-                functions[d],
-                backwards=backwards,
-            )
-        )
+        results.append(_one_direction(cell, drawn, lengths, h0[d], c0[d], backwards=backwards))
     return (
         torch.stack([y for y, _, _ in results], 1),
         torch.stack([h for _, h, _ in results]),
@@ -171,28 +159,46 @@ def _by_steps(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """What the steps of one direction share.
+
+    Attributes:
+        call: The node.
+        r: Recurrent weights ``(gates * hidden, hidden)``.
+        bias: Of the recurrent part, ``(gates * hidden,)``.
+        peepholes: Of an LSTM, ``(3 * hidden,)``.
+        functions: f, g and h of the standard, as many as the operator has.
+    """
+
+    call: Call
+    r: Tensor
+    bias: Tensor | None
+    peepholes: Tensor | None
+    functions: Sequence[Callable[[Tensor], Tensor]]
+
+    @property
+    def hidden(self) -> int:
+        return int(self.r.shape[-1])
+
+    def clipped(self, x: Tensor) -> Tensor:
+        limit = self.call.floating("clip", 0.0)
+        return x.clamp(-limit, limit) if limit else x
+
+    def recurred(self, h: Tensor) -> Tensor:
+        """All gates' share of the state before, ``(batch, gates * hidden)``."""
+        return torch.matmul(h, self.r.t()) + (0 if self.bias is None else self.bias)
+
+
 def _one_direction(
-    call: Call,
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    bias: Tensor | None,
-    lengths: Tensor | None,
-    h: Tensor,
-    c: Tensor,
-    peepholes: Tensor | None,
-    functions: Sequence[Callable[[Tensor], Tensor]],
-    *,
-    backwards: bool,
+    cell: _Cell, drawn: Tensor, lengths: Tensor | None, h: Tensor, c: Tensor, *, backwards: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    hidden = r.shape[-1]
-    wb, rb = (None, None) if bias is None else chunks(bias, w.shape[0], 0)
-    drawn = torch.matmul(x, w.t()) if wb is None else torch.matmul(x, w.t()) + wb
-    outputs: list[Tensor] = [h] * x.shape[0]
-    order = range(x.shape[0] - 1, -1, -1) if backwards else range(x.shape[0])
-    step = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_step}[call.op]
+    """All outputs, the last one and the last cell; ``drawn`` is the inputs' share of the gates at all times."""
+    outputs: list[Tensor] = [h] * drawn.shape[0]
+    order = range(drawn.shape[0] - 1, -1, -1) if backwards else range(drawn.shape[0])
+    step = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_step}[cell.call.op]
     for t in order:
-        new_h, new_c = step(call, drawn[t], h, c, r, rb, peepholes, functions, hidden)
+        new_h, new_c = step(cell, drawn[t], h, c)
         if lengths is None:
             h, c, outputs[t] = new_h, new_c, new_h
         else:
@@ -202,64 +208,30 @@ def _one_direction(
     return torch.stack(outputs), h, c
 
 
-def _clipped(call: Call, x: Tensor) -> Tensor:
-    limit = call.floating("clip", 0.0)
-    return x.clamp(-limit, limit) if limit else x
+def _lstm_step(cell: _Cell, drawn: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    peepholes, (f_of, g_of, h_of), clipped = cell.peepholes, cell.functions, cell.clipped
+    i, o, f, g = chunks(drawn + cell.recurred(h), cell.hidden, 1)
+    pi, po, pf = (None, None, None) if peepholes is None else chunks(peepholes, cell.hidden, 0)
+    i = f_of(clipped(i if pi is None else i + pi * c))
+    f = 1 - i if cell.call.flag("input_forget") else f_of(clipped(f if pf is None else f + pf * c))
+    c = f * c + i * g_of(clipped(g))
+    o = f_of(clipped(o if po is None else o + po * c))
+    return o * h_of(c), c
 
 
-def _lstm_step(
-    call: Call,
-    drawn: Tensor,
-    h: Tensor,
-    c: Tensor,
-    r: Tensor,
-    rb: Tensor | None,
-    peepholes: Tensor | None,
-    functions: Sequence[Callable[[Tensor], Tensor]],
-    hidden: int,
-) -> tuple[Tensor, Tensor]:
-    gates = drawn + torch.matmul(h, r.t()) + (0 if rb is None else rb)
-    i, o, f, g = chunks(gates, hidden, 1)
-    pi, po, pf = (None, None, None) if peepholes is None else chunks(peepholes, hidden, 0)
-    i = functions[0](_clipped(call, i if pi is None else i + pi * c))
-    f = 1 - i if call.flag("input_forget") else functions[0](_clipped(call, f if pf is None else f + pf * c))
-    c = f * c + i * functions[1](_clipped(call, g))
-    o = functions[0](_clipped(call, o if po is None else o + po * c))
-    return o * functions[2](c), c
-
-
-def _gru_step(
-    call: Call,
-    drawn: Tensor,
-    h: Tensor,
-    c: Tensor,
-    r: Tensor,
-    rb: Tensor | None,
-    _peepholes: Tensor | None,
-    functions: Sequence[Callable[[Tensor], Tensor]],
-    hidden: int,
-) -> tuple[Tensor, Tensor]:
+def _gru_step(cell: _Cell, drawn: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    (f_of, g_of), clipped, hidden = cell.functions, cell.clipped, cell.hidden
     xz, xr, xh = chunks(drawn, hidden, 1)
-    rz, rr, rh = chunks(r, hidden, 0)
-    bz, br, bh = (0, 0, 0) if rb is None else chunks(rb, hidden, 0)
-    z = functions[0](_clipped(call, xz + torch.matmul(h, rz.t()) + bz))
-    reset = functions[0](_clipped(call, xr + torch.matmul(h, rr.t()) + br))
-    if call.flag("linear_before_reset"):
+    rz, rr, rh = chunks(cell.r, hidden, 0)
+    bz, br, bh = (0, 0, 0) if cell.bias is None else chunks(cell.bias, hidden, 0)
+    z = f_of(clipped(xz + torch.matmul(h, rz.t()) + bz))
+    reset = f_of(clipped(xr + torch.matmul(h, rr.t()) + br))
+    if cell.call.flag("linear_before_reset"):
         candidate = xh + reset * (torch.matmul(h, rh.t()) + bh)
     else:
         candidate = xh + torch.matmul(reset * h, rh.t()) + bh
-    return (1 - z) * functions[1](_clipped(call, candidate)) + z * h, c
+    return (1 - z) * g_of(clipped(candidate)) + z * h, c
 
 
-def _rnn_step(
-    call: Call,
-    drawn: Tensor,
-    h: Tensor,
-    c: Tensor,
-    r: Tensor,
-    rb: Tensor | None,
-    _peepholes: Tensor | None,
-    functions: Sequence[Callable[[Tensor], Tensor]],
-    _hidden: int,
-) -> tuple[Tensor, Tensor]:
-    return functions[0](_clipped(call, drawn + torch.matmul(h, r.t()) + (0 if rb is None else rb))), c
+def _rnn_step(cell: _Cell, drawn: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    return cell.functions[0](cell.clipped(drawn + cell.recurred(h))), c
