@@ -16,7 +16,7 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 from onnxmorph.grow.morphnet.budget import Budget, amount_text
 from onnxmorph.grow.morphnet.pricing import Pricing
-from onnxmorph.grow.morphnet.report import Row, rows
+from onnxmorph.grow.morphnet.report import AtBudget, rows
 from onnxmorph.grow.morphnet.widths import Network, Width
 from onnxmorph.morphs import plan_widen
 from onnxmorph.plan import Child, apply
@@ -27,42 +27,19 @@ _LARGEST = 1024.0
 _BISECTIONS = 40
 
 
-@dataclass(frozen=True)
-class Expanded:
+@dataclass(frozen=True, kw_only=True)
+class Expanded(AtBudget):
     """A model that was widened to a budget.
 
     Attributes:
-        child: The model, and the plans.
-        metric, before, limit, after: Cost, and what it may be.
         factor: The omega.
-        rows: Layer by layer.
-        notes: Widths that stayed, and why.
     """
 
-    child: Child
-    metric: str
-    before: float
-    limit: float
-    after: float
     factor: float
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def model(self) -> ir.Model:
-        """The wider model."""
-        return self.child.model
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {
-            "metric": self.metric,
-            "before": self.before,
-            "limit": self.limit,
-            "after": self.after,
-            "factor": self.factor,
-            "layers": [row.to_json() for row in self.rows],
-        }
+        return {**super().to_json(), "factor": self.factor}
 
 
 def expand(
@@ -91,12 +68,7 @@ def expand(
     """
     wanted = Budget.parse(budget) if isinstance(budget, str) else budget
     network = Network(model)
-    timings = None
-    if wanted.metric == "latency":
-        from onnxmorph.grow.morphnet.latency import timings as time_operators
-
-        timings, _ = time_operators(network, threads=threads)
-    pricing = Pricing(network, wanted.metric, timings)
+    pricing = Pricing.measure(network, wanted.metric, threads=threads)
     before = pricing.total({})
     limit = wanted.of(before)
     able = [width for width in network.widths if _axis_is_alone(width)]
@@ -121,20 +93,18 @@ def expand(
                 ) from stop
             continue
         break
-    notes = list(stayed)
-    if pricing.unknown:
-        notes.append(f"{len(pricing.unknown)} layers whose cost is not known count as nothing")
+    notes = [*stayed, *pricing.notes()]
     for note in notes:
         child = child.with_note(note)
     return Expanded(
-        child,
-        wanted.metric,
-        before,
-        limit,
-        pricing.total(sizes),
-        factor,
-        rows(network, Network(child.model)),
-        tuple(notes),
+        child=child,
+        metric=wanted.metric,
+        before=before,
+        limit=limit,
+        after=pricing.total(sizes),
+        rows=rows(network, Network(child.model)),
+        notes=tuple(notes),
+        factor=factor,
     )
 
 

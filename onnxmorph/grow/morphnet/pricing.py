@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
@@ -21,8 +22,10 @@ from onnxmorph.graph.axes.factors import Expr
 from onnxmorph.graph.constants import chain
 from onnxmorph.graph.cost import cost
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.grow.morphnet.latency import Timing
 from onnxmorph.grow.morphnet.widths import Network, Width, Widths
+
+if TYPE_CHECKING:
+    from onnxmorph.grow.morphnet.latency import Timing
 
 __all__ = ["Pricing"]
 
@@ -41,6 +44,8 @@ class Pricing:
 
     def __init__(self, network: Network, metric: str, timings: Mapping[str, Timing] | None = None) -> None:
         self.network, self.metric = network, metric
+        self.measured: float | None = None
+        """Seconds of one run of the whole model, where a latency was measured for this."""
         self._factors = network.table.coupled.factors
         self._free = {width.group.atom for width in network.widths}
         self.unknown: list[LinearLayer] = []
@@ -69,6 +74,27 @@ class Pricing:
                 way_out="fix the sizes of its inputs" if self.unknown else None,
                 code="unknown-cost",
             )
+
+    @classmethod
+    def measure(cls, network: Network, metric: str, *, threads: int) -> Pricing:
+        """The cost of a network, for which its operators are timed where the metric is latency.
+
+        Raises:
+            Refusal: The cost is not known (``unknown-cost``).
+            RuntimeFailure: The model to be timed does not run.
+        """
+        if metric != "latency":
+            return cls(network, metric)
+        from onnxmorph.grow.morphnet.latency import timings
+
+        found, seconds = timings(network, threads=threads)
+        pricing = cls(network, metric, found)
+        pricing.measured = seconds
+        return pricing
+
+    def notes(self) -> list[str]:
+        """What a user should know of the cost."""
+        return [f"{len(self.unknown)} layers whose cost is not known count as nothing"] if self.unknown else []
 
     def total(self, sizes: Widths) -> float:
         """The cost when groups have these sizes; operations, parameters or seconds."""

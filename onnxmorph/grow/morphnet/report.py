@@ -1,14 +1,16 @@
-"""Layer by layer, before and after a change of widths."""
+"""What a change of widths came to: against the budget, and layer by layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from onnxmorph._ir import ir
 from onnxmorph.graph.cost import cost
 from onnxmorph.grow.morphnet.widths import Network
+from onnxmorph.plan import Child
 
-__all__ = ["Row", "rows"]
+__all__ = ["AtBudget", "Row", "rows"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,44 @@ class Row:
             "channels": list(self.channels),
             "parameters": list(self.parameters),
             "macs": list(self.macs),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtBudget:
+    """A model that was brought to a budget.
+
+    Attributes:
+        child: The model, and the plans that changed its widths.
+        metric: One of `onnxmorph.grow.morphnet.budget.METRICS`.
+        before: What the model cost.
+        limit: What it may cost.
+        after: What it costs.
+        rows: Layer by layer.
+        notes: What a user should know.
+    """
+
+    child: Child
+    metric: str
+    before: float
+    limit: float
+    after: float
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> ir.Model:
+        """The model at the budget."""
+        return self.child.model
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "metric": self.metric,
+            "before": self.before,
+            "limit": self.limit,
+            "after": self.after,
+            "layers": [row.to_json() for row in self.rows],
         }
 
 

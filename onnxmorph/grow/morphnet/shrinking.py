@@ -20,14 +20,14 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.grow.data import Data, read_samples
 from onnxmorph.grow.fitting import fit
-from onnxmorph.grow.graph_module import module, write_back
+from onnxmorph.grow.graph_module import GraphModule, module, write_back
 from onnxmorph.grow.loop import Epoch, Fitted
 from onnxmorph.grow.losses import trained_output
 from onnxmorph.grow.morphnet.budget import Budget, amount_text
-from onnxmorph.grow.morphnet.gates import gates_of
+from onnxmorph.grow.morphnet.gates import Gates, gates_of
 from onnxmorph.grow.morphnet.pricing import Pricing
 from onnxmorph.grow.morphnet.regulariser import Regulariser
-from onnxmorph.grow.morphnet.report import Row, rows
+from onnxmorph.grow.morphnet.report import AtBudget, rows
 from onnxmorph.grow.morphnet.widths import Network, Width
 from onnxmorph.morphs.shrink import ShrinkPlan
 from onnxmorph.plan import Child, apply
@@ -38,55 +38,33 @@ _JUDGED = 64
 """Samples on which the removal is judged."""
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    """A model that was shrunk to a budget.
+@dataclass(frozen=True, kw_only=True)
+class Shrunk(AtBudget):
+    """A model that was shrunk to a budget; its plans are not exact, by their own word.
 
     Attributes:
-        child: The model, and the plans that took channels out, not exact by their own word.
-        metric: One of `onnxmorph.grow.morphnet.budget.METRICS`.
-        before: What the model cost.
-        limit: What it may cost.
-        after: What it costs.
-        rows: Layer by layer.
         removed: Channels that went.
         alive: Those of them that were above the threshold: what took them was the budget.
         removal_error: By how much taking them out changed the outputs: the norm of the difference over the norm of
             the outputs, on some of the data, before the training that followed.
         strength: Of the regulariser.
         history: Epochs with the regulariser, and those after.
-        notes: What a user should know.
         measured: Seconds of a run before and after, where the budget is of latency.
+        fitted: The training after the channels were out; where there was none, the one before.
     """
 
-    child: Child
-    metric: str
-    before: float
-    limit: float
-    after: float
-    rows: tuple[Row, ...]
     removed: int
     alive: int
     removal_error: float
     strength: float
     history: tuple[tuple[Epoch, ...], tuple[Epoch, ...]]
-    notes: tuple[str, ...] = ()
     measured: tuple[float, float] | None = None
     fitted: Fitted | None = field(default=None, repr=False)
-
-    @property
-    def model(self) -> ir.Model:
-        """The shrunk model."""
-        return self.child.model
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "metric": self.metric,
-            "before": self.before,
-            "limit": self.limit,
-            "after": self.after,
-            "layers": [row.to_json() for row in self.rows],
+            **super().to_json(),
             "removed": self.removed,
             "removed_alive": self.alive,
             "removal_error": self.removal_error,
@@ -140,47 +118,13 @@ def shrink(
     _check(threshold, l1, strength, epochs, finetune)
     parent = model if isinstance(model, ir.Model) else files.load(model)
     network = Network(parent)
-    timings, seconds = None, None
-    if wanted.metric == "latency":
-        from onnxmorph.grow.morphnet.latency import timings as time_operators
-
-        timings, seconds = time_operators(network, threads=threads)
-    pricing = Pricing(network, wanted.metric, timings)
+    pricing = Pricing.measure(network, wanted.metric, threads=threads)
     before = pricing.total({})
     limit = wanted.of(before)
-    loss = training.get("loss", "cross-entropy")
     frozen = training.get("freeze", ())
-    outputs = (
-        None
-        if callable(loss) and training.get("output") is None
-        else [trained_output(parent, loss, training.get("output"))]
-    )
-    net = module(parent, trainable=training.get("trainable"), outputs=outputs)
-    held = set(net.group(*frozen)) if frozen else set()
-    trained = [name for name, one in net.named_parameters() if one.requires_grad and name not in held]
-    gates = gates_of(network, network.prunable, trained, l1=l1)
-    if not gates:
-        raise Refusal(
-            f"no width of the model can shrink: {network.why_none()}"
-            + ("; or what makes its channels is frozen" if frozen else ""),
-            code="no-free-group",
-        )
-    gates = [one for one in gates if pricing.price(one.width, {}) > 0] or gates
-    least = pricing.least(one.width for one in gates)
-    if limit >= before:
-        raise Refusal(
-            f"the model costs {amount_text(wanted.metric, before)} already, within the budget of"
-            f" {amount_text(wanted.metric, limit)}",
-            way_out="to use what is left, expand",
-            code="within-budget",
-        )
-    if limit < least:
-        raise Refusal(
-            f"{amount_text(wanted.metric, limit)} cannot be reached: with one channel in each of the {len(gates)}"
-            f" widths that can shrink, the model costs {amount_text(wanted.metric, least)}",
-            way_out=f"the least is {wanted.metric}={least / before:.1%} of its own",
-            code="budget-too-small",
-        )
+    net = _net(parent, training)
+    gates = _gates(network, pricing, net, frozen, l1)
+    _check_reach(wanted.metric, pricing, gates, before, limit)
     weights: dict[str, torch.Tensor] = net.state_dict()
     for one in gates:
         one.measure_ordinary(weights)
@@ -213,36 +157,72 @@ def shrink(
             checkpoint=_beside(checkpoint, "after"),
         )
         final = recovered.model
-    child = Child(final, removal.child.plans, removal.child.changes)
     after = pricing.total(removal.sizes)
-    notes = [f"{len(pricing.unknown)} layers whose cost is not known count as nothing"] if pricing.unknown else []
-    notes += list(fitted.notes)
+    notes = [*pricing.notes(), *fitted.notes]
     measured = None
-    if seconds is not None:
+    if pricing.measured is not None:
         from onnxmorph.grow.morphnet.latency import measure
 
-        measured = (seconds, measure(final, threads=threads))
+        measured = (pricing.measured, measure(final, threads=threads))
         if measured[1] > limit:
             notes.append(
                 f"measured again, the child takes {amount_text('latency', measured[1])}, over the budget; its operators"
                 f" were expected to take {amount_text('latency', after)}"
             )
     return Shrunk(
-        child,
-        wanted.metric,
-        before,
-        limit,
-        after,
-        rows(network, Network(final)),
-        removal.removed,
-        removal.alive,
-        error,
-        regulariser.strength,
-        (fitted.history, () if recovered is None else recovered.history),
-        tuple(notes),
-        measured,
-        recovered or fitted,
+        child=Child(final, removal.child.plans, removal.child.changes),
+        metric=wanted.metric,
+        before=before,
+        limit=limit,
+        after=after,
+        rows=rows(network, Network(final)),
+        notes=tuple(notes),
+        removed=removal.removed,
+        alive=removal.alive,
+        removal_error=error,
+        strength=regulariser.strength,
+        history=(fitted.history, () if recovered is None else recovered.history),
+        measured=measured,
+        fitted=recovered or fitted,
     )
+
+
+def _net(parent: ir.Model, training: Mapping[str, Any]) -> GraphModule:
+    """The module whose weights are trained: with the outputs that the loss is computed on."""
+    loss, output = training.get("loss", "cross-entropy"), training.get("output")
+    outputs = None if callable(loss) and output is None else [trained_output(parent, loss, output)]
+    return module(parent, trainable=training.get("trainable"), outputs=outputs)
+
+
+def _gates(network: Network, pricing: Pricing, net: GraphModule, frozen: Sequence[str], l1: float) -> list[Gates]:
+    """What turns the channels of each width down that can shrink, those with a price where there are any."""
+    held = set(net.group(*frozen)) if frozen else set()
+    trained = [name for name, one in net.named_parameters() if one.requires_grad and name not in held]
+    found = gates_of(network, network.prunable, trained, l1=l1)
+    if not found:
+        raise Refusal(
+            f"no width of the model can shrink: {network.why_none()}"
+            + ("; or what makes its channels is frozen" if frozen else ""),
+            code="no-free-group",
+        )
+    return [one for one in found if pricing.price(one.width, {}) > 0] or found
+
+
+def _check_reach(metric: str, pricing: Pricing, gates: Sequence[Gates], before: float, limit: float) -> None:
+    if limit >= before:
+        raise Refusal(
+            f"the model costs {amount_text(metric, before)} already, within the budget of {amount_text(metric, limit)}",
+            way_out="to use what is left, expand",
+            code="within-budget",
+        )
+    least = pricing.least(one.width for one in gates)
+    if limit < least:
+        raise Refusal(
+            f"{amount_text(metric, limit)} cannot be reached: with one channel in each of the {len(gates)}"
+            f" widths that can shrink, the model costs {amount_text(metric, least)}",
+            way_out=f"the least is {metric}={least / before:.1%} of its own",
+            code="budget-too-small",
+        )
 
 
 def _check(threshold: float, l1: float, strength: float | None, epochs: int, finetune: int | None) -> None:
