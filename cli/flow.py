@@ -16,7 +16,7 @@ from .table import Table
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
-    from onnxmorph.delivery import Check, Delivery
+    from onnxmorph.delivery import Delivery
     from onnxmorph.graph.layers import LinearLayer
     from onnxmorph.plan import Child, Plan
 
@@ -173,7 +173,7 @@ def grow(
     broken = None
     if delivered.path is None and check is not None and len(plans) > 1:
         with talk.step("looking for the step that broke it"):
-            broken = _first_wrong(parent, plans, check)
+            broken = delivery.broken_by(parent, plans, check)
         document["broken_by"] = None if broken is None else broken.record()
     talk.result(document, lambda: _show(plans, child, delivered, besides), short=_short(delivered))
     if broken is not None:
@@ -193,26 +193,6 @@ def _write_page(report: Path, parent_path: Path, delivered: Delivery, parent: ir
     name = next((path.name for path in (delivered.path, delivered.kept) if path is not None), "child (not written)")
     told = Told((parent_path.name, name), certificate, child.factors, child.residual, child.notes)
     write_report(report, morph_page(parent, child.model, told), "html")
-
-
-def _first_wrong(parent: ir.Model, plans: Sequence[Plan], check: Check) -> Plan | None:
-    """The plan that broke a child of several, found by bisection."""
-    from onnxmorph.recipe import first_wrong
-    from onnxmorph.verify import verify
-
-    def equivalent(child: ir.Model) -> bool:
-        return verify(
-            parent,
-            child,
-            provider=check.provider,
-            inputs=check.inputs,
-            shapes=check.shapes or None,
-            seed=check.seed,
-            faults=False,  # they say how much a verdict of "equivalent" is worth; here only the verdict is asked for
-        ).equivalent
-
-    place = first_wrong(parent, plans, equivalent)
-    return None if place is None else plans[place]
 
 
 def _record(verb: str, plans: Sequence[Plan]) -> dict[str, Any]:

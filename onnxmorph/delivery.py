@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnxmorph import model as files
 from onnxmorph._ir import ir
-from onnxmorph.plan import Child
+from onnxmorph.errors import OnnxMorphError
+from onnxmorph.plan import Child, Plan
 from onnxmorph.records import mark_parent
 
 if TYPE_CHECKING:
     from onnxmorph.ahead import CopyAhead
     from onnxmorph.verify import Certificate
 
-__all__ = ["Check", "Delivery", "deliver"]
+__all__ = ["Check", "Delivery", "broken_by", "deliver"]
 
 _TRAVELLING_INNER = 3
 
@@ -34,6 +35,28 @@ class Check:
     inputs: Path | None = None
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seed: int = 0
+
+    def verify(
+        self,
+        parent: ir.Model,
+        child: ir.Model,
+        *,
+        frontier: Sequence[tuple[str, str]] | None = None,
+        faults: bool = True,
+    ) -> Certificate:
+        """The comparison; ``frontier`` and ``faults`` as of :func:`onnxmorph.verify.verify`."""
+        from onnxmorph import verify  # not needed, and not cheap to import, where nothing is verified
+
+        return verify.verify(
+            parent,
+            child,
+            provider=self.provider,
+            inputs=self.inputs,
+            shapes=self.shapes or None,
+            seed=self.seed,
+            frontier=frontier,
+            faults=faults,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,17 +114,7 @@ def deliver(
             written.attach_certificate({"schema": 1, "equivalent": None, "verified": False})
             written.commit()
             return Delivery(path, _data_path(path, written))
-        from onnxmorph import verify  # not needed, and not cheap to import, where nothing is verified
-
-        certificate = verify.verify(
-            parent,
-            written.load(),
-            provider=check.provider,
-            inputs=check.inputs,
-            shapes=check.shapes or None,
-            seed=check.seed,
-            frontier=_frontier(parent, child),
-        )
+        certificate = check.verify(parent, written.load(), frontier=_frontier(parent, child))
         if certificate.equivalent or not child.is_morph:
             measured = {} if child.is_morph else {"morphism": False}
             written.attach_certificate({**travelling(certificate), **measured})
@@ -113,6 +126,27 @@ def deliver(
         written.attach_certificate(travelling(certificate))
         written.commit()
     return Delivery(None, None, certificate, keep_failed)
+
+
+def broken_by(parent: ir.Model, plans: Sequence[Plan], check: Check) -> Plan | None:
+    """The plan after which a child that failed verification differs from its parent, by bisection.
+
+    ``None`` where it cannot be told: the child of all plans is right when it is made again, or cannot be made again.
+    """
+    from onnxmorph.recipe import first_wrong
+
+    if len(plans) < 2:
+        return next(iter(plans), None)
+
+    def equivalent(child: ir.Model) -> bool:
+        # Faults say how much a verdict of "equivalent" is worth; here only the verdict is asked for.
+        return check.verify(parent, child, faults=False).equivalent
+
+    try:
+        place = first_wrong(parent, plans, equivalent)
+    except OnnxMorphError:
+        return None
+    return None if place is None else plans[place]
 
 
 def _data_path(path: Path, written: files.Staged) -> Path | None:

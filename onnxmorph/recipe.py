@@ -350,7 +350,8 @@ def _carry_out_skip(child: Child, step: Step, ends: tuple[str, str], name: str) 
 def first_wrong(parent: ir.Model, plans: Sequence[Plan], equivalent: Callable[[ir.Model], bool]) -> int | None:
     """Which plan broke the equivalence: the least ``i`` such that the child of the first ``i + 1`` plans is wrong.
 
-    Takes ``log2`` of the plans' number in children and verifications, supposing that what is broken stays broken.
+    Takes ``log2`` of the plans' number in children and verifications, supposing that what is broken stays broken; and
+    one more where only the last plan is left, for the child of all plans may be right after all.
 
     Args:
         parent: The parent.
@@ -365,14 +366,14 @@ def first_wrong(parent: ir.Model, plans: Sequence[Plan], equivalent: Callable[[i
     """
     low, high = 0, len(plans)
     try:
-        if equivalent(apply(parent, plans).model):
-            return None
         while high - low > 1:
             middle = (low + high) // 2
             if equivalent(apply(parent, plans[:middle]).model):
                 low = middle
             else:
                 high = middle
+        if high == len(plans) and equivalent(apply(parent, plans).model):
+            return None
     except Refusal as error:
         raise ModelError(f"the recipe's plans cannot be carried out again: {error}") from error
     return high - 1

@@ -261,21 +261,21 @@ def _kernel_site(
     return picked
 
 
-def _has_taps(_: ir.Node, array: Array) -> bool:
-    return max(array.shape[2:]) > 1
-
-
-def _spatial_axis(array: Array, generator: np.random.Generator) -> int:
-    return int(_pick([axis for axis in range(2, array.ndim) if array.shape[axis] > 1], generator))
+def _along_taps(sites: _Sites, generator: np.random.Generator) -> tuple[ir.Value, Array, int] | None:
+    """A kernel with an axis that has several taps."""
+    picked = _kernel_site(sites, generator, lambda _, array: max(array.shape[2:]) > 1)
+    if picked is None:
+        return None
+    value, _, array = picked
+    return value, array, int(_pick([axis for axis in range(2, array.ndim) if array.shape[axis] > 1], generator))
 
 
 @_kind("kernel off centre")
 def _off_centre(sites: _Sites, generator: np.random.Generator) -> str | None:
-    picked = _kernel_site(sites, generator, _has_taps)
+    picked = _along_taps(sites, generator)
     if picked is None:
         return None
-    value, _, array = picked
-    axis = _spatial_axis(array, generator)
+    value, array, axis = picked
     step = int(generator.choice([-1, 1]))
     array = np.roll(array, step, axis)
     np.moveaxis(array, axis, 0)[0 if step > 0 else -1] = 0
@@ -285,11 +285,10 @@ def _off_centre(sites: _Sites, generator: np.random.Generator) -> str | None:
 
 @_kind("taps reversed")
 def _reversed(sites: _Sites, generator: np.random.Generator) -> str | None:
-    picked = _kernel_site(sites, generator, _has_taps)
+    picked = _along_taps(sites, generator)
     if picked is None:
         return None
-    value, _, array = picked
-    axis = _spatial_axis(array, generator)
+    value, array, axis = picked
     _put(value, np.flip(array, axis))
     return f"{value.name} along axis {axis}"
 

@@ -177,30 +177,10 @@ def _parameters(model: Any) -> int:
 
 
 def _broken_by(parent: Any, child: Child, check: Check) -> str | None:
-    """The plan after which the child differs, by bisection; ``None`` where it cannot be told."""
-    from onnxmorph.errors import OnnxMorphError
-    from onnxmorph.recipe import first_wrong
-    from onnxmorph.verify import verify
+    from onnxmorph.delivery import broken_by
 
-    def equivalent(grown: Any) -> bool:
-        return verify(
-            parent,
-            grown,
-            provider=check.provider,
-            inputs=check.inputs,
-            shapes=check.shapes or None,
-            seed=check.seed,
-            faults=False,  # they bear on what a verdict is worth, not on the verdict
-        ).equivalent
-
-    plans = child.plans
-    if len(plans) < 2:
-        return plans[0].describe() if plans else None
-    try:
-        place = first_wrong(parent, plans, equivalent)
-    except OnnxMorphError:
-        return None
-    return None if place is None else plans[place].describe()
+    plan = broken_by(parent, child.plans, check)
+    return None if plan is None else plan.describe()
 
 
 def _finite(known: dict[str, Any]) -> dict[str, Any]:
