@@ -21,6 +21,7 @@ differ in about as many places, and by no larger steps for quantized bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ import numpy as np
 from onnxmorph.verify.certificate import Comparison
 from onnxmorph.verify.noise import is_floating
 
-__all__ = ["LIMIT", "Measurement", "flatten", "measure", "record"]
+__all__ = ["LIMIT", "Measurement", "Yardstick", "flatten", "measure", "record", "unit_rounding"]
 
 LIMIT = 16.0
 """Largest quotient of difference and noise that counts as rounding; what it rests on: docs/fault_detection.md.
@@ -115,38 +116,74 @@ def measure(
     unit: float = 0.0,
     reach: float = 0.0,
 ) -> Measurement:
-    """Distance of the child's value from the parent's, in units of the parent's noise.
+    """Distance of one child's value from the parent's; arguments of `Yardstick` and `Yardstick.measure`."""
+    yardstick = Yardstick(parent, noisy, repeats, input_scale=input_scale, unit=unit, reach=reach)
+    return yardstick.measure(child, moved_child)
+
+
+class Yardstick:
+    """What a value of the parent, in all its runs, allows a child to be off by.
+
+    What it takes to know is worked out once, however many children are measured.
 
     Args:
         parent: Value of the parent.
-        child: Value of the child on the same inputs.
         noisy: Values of the parent with inputs or weights moved by one rounding, or with optimisations on.
         repeats: Values of the parent run again, unchanged, in the same session.
-        moved_child: Value of the child with its weights moved by one rounding.
         input_scale: Largest magnitude among the inputs; the scale of rounding where the parent is exactly zero.
         unit: Relative error of one rounding where it is more than that of the arrays' type (models run upcast).
         reach: Largest magnitude that the function behind the value has, where its rounding goes by that.
     """
-    if parent is None or child is None:
-        if parent is None and child is None:
+
+    def __init__(
+        self,
+        parent: Array | None,
+        noisy: Sequence[Array | None],
+        repeats: Sequence[Array | None] = (),
+        *,
+        input_scale: float = 1.0,
+        unit: float = 0.0,
+        reach: float = 0.0,
+    ) -> None:
+        self._parent = parent
+        self._noisy, self._again = (
+            [array for array in arrays if array is not None and parent is not None and array.shape == parent.shape]
+            for arrays in (noisy, repeats)
+        )
+        self._repeats = len(repeats)
+        self._input_scale = input_scale
+        self._unit = unit
+        self._reach = reach
+        self._noise: _Noise | None = None
+
+    def measure(self, child: Array | None, moved_child: Array | None = None) -> Measurement:
+        """Distance of the child's value from the parent's, in units of the parent's noise.
+
+        Args:
+            child: Value of the child on the same inputs.
+            moved_child: Value of the child with its weights moved by one rounding.
+        """
+        parent = self._parent
+        if parent is None or child is None:
+            if parent is None and child is None:
+                return _equal(informative=False)
+            return _different("empty in one model and present in the other")
+        if parent.dtype != child.dtype:
+            return _different(f"element type {parent.dtype} became {child.dtype}")
+        if parent.shape != child.shape:
+            return _different(f"shape {list(parent.shape)} became {list(child.shape)}")
+        if len(self._again) < self._repeats:
+            return _nondeterministic()
+        if parent.size == 0:
             return _equal(informative=False)
-        return _different("empty in one model and present in the other")
-    if parent.dtype != child.dtype:
-        return _different(f"element type {parent.dtype} became {child.dtype}")
-    if parent.shape != child.shape:
-        return _different(f"shape {list(parent.shape)} became {list(child.shape)}")
-    usable = [array for array in noisy if array is not None and array.shape == parent.shape]
-    again = [array for array in repeats if array is not None and array.shape == parent.shape]
-    if len(again) < len(repeats):
-        return _nondeterministic()
-    if parent.size == 0:
-        return _equal(informative=False)
-    if not is_floating(parent):
-        return _measure_discrete(parent, child, usable, again)
-    if moved_child is not None and moved_child.shape != child.shape:
-        moved_child = None
-    runs = _Runs(parent, child, usable, again, moved_child)
-    return _measure_floating(runs, max(unit, unit_rounding(parent.dtype)), input_scale, reach)
+        if not is_floating(parent):
+            return _measure_discrete(parent, child, self._noisy, self._again)
+        if moved_child is not None and moved_child.shape != child.shape:
+            moved_child = None
+        if self._noise is None:
+            unit = max(self._unit, unit_rounding(parent.dtype))
+            self._noise = _Noise.of(parent, self._noisy, self._again, unit, self._input_scale, self._reach)
+        return _measure_floating(parent, child, moved_child, self._noise)
 
 
 def _equal(*, informative: bool = True, scale: float = 0.0, floor: float = 0.0) -> Measurement:
@@ -189,52 +226,114 @@ def _measure_discrete(parent: Array, child: Array, noisy: list[Array], again: li
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """One floating-point value in all its runs."""
+class _Channels:
+    """What is known of the channels along one axis of a value: root mean squares over all other axes.
 
-    parent: Array
-    child: Array
-    noisy: list[Array]
-    again: list[Array]
-    moved_child: Array | None
+    Attributes:
+        axis: Which axis.
+        size: Of the parent's value.
+        allowed: What rounding explains, before the child's own noise is known.
+    """
+
+    axis: int
+    size: Array
+    allowed: Array
 
 
-def _measure_floating(runs: _Runs, unit: float, input_scale: float, reach: float = 0.0) -> Measurement:
-    reference = _wide(runs.parent)
-    finite = np.isfinite(reference)
-    magnitude = np.where(finite, np.abs(reference), 0.0)
-    scale = float(magnitude.max())
+@dataclass(frozen=True)
+class _Noise:
+    """How far rounding moves a floating-point value of the parent.
 
-    repeated = [_distance(reference, _wide(array)) for array in runs.again]
-    if any(_does_not_repeat(distance, reference, finite) for distance in repeated):
+    Attributes:
+        scale: Largest finite magnitude.
+        floor: Largest movement, or what one rounding is where nothing moved.
+        informative: Whether any number is finite.
+        repeats: Whether the parent gives the same from run to run.
+        unstable: Where the parent flips between finite and not; ``None`` where it does so nowhere.
+        channels: By axis.
+    """
+
+    scale: float
+    floor: float
+    informative: bool
+    repeats: bool = True
+    unstable: Array | None = None
+    channels: tuple[_Channels, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        parent: Array,
+        noisy: Sequence[Array],
+        again: Sequence[Array],
+        unit: float,
+        input_scale: float,
+        reach: float,
+    ) -> _Noise:
+        reference = _wide(parent)
+        magnitude: Array = np.asarray(np.abs(reference))
+        scale = float(magnitude.max())
+        finite: Array | None = None
+        if not math.isfinite(scale):
+            finite = np.isfinite(reference)
+            magnitude = np.where(finite, magnitude, 0.0)
+            scale = float(magnitude.max())
+        informative = finite is None or bool(finite.any())
+
+        axes = _channel_axes(reference.shape)
+        floor = unit * max(scale, reach)
+        unstable: Array | None = None
+        squares: list[list[Array]] = []
+        for place, array in enumerate([*again, *noisy]):
+            distance, largest = _distance(reference, _wide(array))
+            if place < len(again) and _does_not_repeat(distance, reference, finite):
+                return cls(scale, floor, informative, repeats=False)
+            if not math.isfinite(largest):
+                odd = ~np.isfinite(distance)
+                unstable = odd if unstable is None else unstable | odd
+                distance[odd] = 0.0
+                largest = float(distance.max())
+            floor = max(floor, largest)
+            squares.append(_mean_squares(distance, axes))
+        if floor == 0.0:
+            floor = unit * input_scale
+        channels: list[_Channels] = []
+        means = _mean_squares(np.maximum(magnitude, reach) if reach else magnitude, axes)
+        for index, (axis, mean) in enumerate(zip(axes, means, strict=True)):
+            size = np.sqrt(mean)
+            least = _SMALLEST_CHANNEL * float(np.sqrt(np.mean(mean)))
+            moved = _channel_noise([square[index] for square in squares], size)
+            channels.append(_Channels(axis, size, np.maximum(moved, unit * np.maximum(size, least))))
+        return cls(scale, floor, informative, True, unstable, tuple(channels))
+
+
+def _measure_floating(parent: Array, child: Array, moved_child: Array | None, noise: _Noise) -> Measurement:
+    if not noise.repeats:
         return _nondeterministic()
-    noise = repeated + [_distance(reference, _wide(array)) for array in runs.noisy]
-    wide_child = _wide(runs.child)
-    difference = _distance(reference, wide_child)
-    child_noise = _distance(wide_child, _wide(runs.moved_child)) if runs.moved_child is not None else None
-    if child_noise is not None:
-        child_noise[~np.isfinite(child_noise)] = 0.0
+    wide_child = _wide(child)
+    difference, max_abs = _distance(_wide(parent), wide_child)
+    child_noise: Array | None = None
+    floor = noise.floor
+    if moved_child is not None:
+        child_noise, largest = _distance(wide_child, _wide(moved_child))
+        if not math.isfinite(largest):
+            child_noise[~np.isfinite(child_noise)] = 0.0
+            largest = float(child_noise.max())
+        floor = max(floor, min(largest, MOST_CHILD_NOISE * floor))
     # Where the parent itself flips between finite and not, nothing can be asked of the child.
-    for array in noise:
-        unstable = ~np.isfinite(array)
-        if unstable.any():
-            difference = np.where(unstable, 0.0, difference)
-            array[unstable] = 0.0
-    informative = bool(finite.any())
-    floor = max([unit * max(scale, reach), *(float(array.max()) for array in noise)])
-    if floor == 0.0:
-        floor = unit * input_scale
-    if child_noise is not None:
-        floor = max(floor, min(float(child_noise.max()), MOST_CHILD_NOISE * floor))
-    max_abs = float(difference.max())
+    if noise.unstable is not None:
+        difference[noise.unstable] = 0.0
+        max_abs = float(difference.max())
     if max_abs == 0.0:
-        return _equal(informative=informative, scale=scale, floor=floor)
-    reason = None
-    if not np.isfinite(max_abs):
+        return _equal(informative=noise.informative, scale=noise.scale, floor=floor)
+    if not math.isfinite(max_abs):
         reason = "NaN or infinite in one model where the other is finite"
-        return Measurement(max_abs, scale, floor, float("inf"), float("inf"), None, False, reason, informative)
-    channel_ratio, channel = _worst_channel(difference, noise, child_noise, np.maximum(magnitude, reach), (unit, floor))
-    return Measurement(max_abs, scale, floor, max_abs / floor, channel_ratio, channel, False, None, informative)
+        infinite = float("inf")
+        return Measurement(max_abs, noise.scale, floor, infinite, infinite, None, False, reason, noise.informative)
+    channel_ratio, channel = _worst_channel(difference, child_noise, noise.channels, floor)
+    return Measurement(
+        max_abs, noise.scale, floor, max_abs / floor, channel_ratio, channel, False, None, noise.informative
+    )
 
 
 def _wide(array: Array) -> Array:
@@ -243,23 +342,26 @@ def _wide(array: Array) -> Array:
     return array.astype(np.float64)
 
 
-def _distance(one: Array, other: Array) -> Array:
-    """Element-wise ``|one - other|``; 0 where both are the same NaN or infinity, infinite where only one is."""
+def _distance(one: Array, other: Array) -> tuple[Array, float]:
+    """Element-wise ``|one - other|``, 0 where both are the same NaN or infinity, infinite where only one is; and the
+    largest of these."""
     with np.errstate(invalid="ignore", over="ignore"):
         distance: Array = np.asarray(np.abs(one - other))  # of scalars, numpy makes a number that takes no values
-        odd = ~np.isfinite(distance)
-        if odd.any():
+        largest = float(distance.max())
+        if not math.isfinite(largest):
+            odd = ~np.isfinite(distance)
             same = (np.isnan(one) & np.isnan(other)) | (one == other)
             distance[odd] = np.where(same[odd], 0.0, np.inf)
-    return distance
+            largest = float(distance.max())
+    return distance, largest
 
 
-def _does_not_repeat(distance: Array, reference: Array, finite: Array) -> bool:
+def _does_not_repeat(distance: Array, reference: Array, finite: Array | None) -> bool:
     if not distance.any():
         return False
     if not np.isfinite(distance).all():
         return True
-    values = reference[finite]
+    values = reference.reshape(-1) if finite is None else reference[finite]
     spread = float(np.sqrt(np.mean(np.abs(values - values.mean()) ** 2))) if values.size > 1 else 0.0
     if spread == 0.0:
         spread = float(np.abs(values).max(initial=0.0))
@@ -267,50 +369,67 @@ def _does_not_repeat(distance: Array, reference: Array, finite: Array) -> bool:
 
 
 def _worst_channel(
-    difference: Array,
-    noise: Sequence[Array],
-    child_noise: Array | None,
-    magnitude: Array,
-    rounding: tuple[float, float],
+    difference: Array, child_noise: Array | None, channels: Sequence[_Channels], floor: float
 ) -> tuple[float, tuple[int, int] | None]:
     """Largest ratio of root mean squares over single channels, and the ``(axis, index)`` it was found at.
 
-    ``rounding`` is ``(unit rounding, floor)``: the second stands in where a channel and its noise are exactly zero.
+    ``floor`` stands in where a channel and its noise are exactly zero.
     """
-    unit, floor = rounding
-    rank = difference.ndim
     worst, where = 0.0, None
-    for axis in sorted({1, rank - 1} if rank >= 2 else ()):
-        if difference.shape[axis] < 2:
-            continue
-        others = tuple(other for other in range(rank) if other != axis)
-        moved = np.sqrt(np.mean(difference**2, axis=others))
-        size = np.sqrt(np.mean(magnitude**2, axis=others))
-        least = _SMALLEST_CHANNEL * float(np.sqrt(np.mean(size**2)))
-        allowed = np.maximum(_channel_noise(noise, others, size), unit * np.maximum(size, least))
-        allowed[allowed == 0] = floor
-        if child_noise is not None:
-            own_child = _channel_noise([child_noise], others, size)
+    axes = [along.axis for along in channels]
+    squares = _mean_squares(difference, axes)
+    child_squares = _mean_squares(child_noise, axes) if child_noise is not None else None
+    for index, along in enumerate(channels):
+        allowed = np.where(along.allowed == 0, floor, along.allowed)
+        if child_squares is not None:
+            own_child = _channel_noise([child_squares[index]], along.size)
             allowed = np.maximum(allowed, np.minimum(own_child, MOST_CHILD_NOISE * allowed))
-        ratios = moved / allowed
-        index = int(np.argmax(ratios))
-        if ratios[index] > worst:
-            worst, where = float(ratios[index]), (axis, index)
+        ratios = np.sqrt(squares[index]) / allowed
+        place = int(np.argmax(ratios))
+        if ratios[place] > worst:
+            worst, where = float(ratios[place]), (along.axis, place)
     return worst, where
 
 
-def _channel_noise(noise: Sequence[Array], others: tuple[int, ...], size: Array) -> Array:
-    """Root mean square noise of each channel of these sizes, not below what is typical of the channels that move, as a
-    number or as a share of the size, nor a share of the overall."""
-    if not noise:
+def _channel_noise(squares: Sequence[Array], size: Array) -> Array:
+    """Root mean square noise of each channel of these sizes, from the mean squares in each run; not below what is
+    typical of the channels that move, as a number or as a share of the size, nor a share of the overall."""
+    if not squares:
         return np.zeros(len(size))
-    own: Array = np.sqrt(np.mean([np.mean(array**2, axis=others) for array in noise], axis=0))
-    moving = own[own > 0]
-    typical = float(np.median(moving)) if moving.size else 0.0
+    own: Array = np.sqrt(sum(squares[1:], squares[0]) / len(squares))
+    moving = own > 0
+    typical = _median(own[moving])
     overall = float(np.sqrt(np.mean(own**2)))
-    shares = own[(own > 0) & (size > 0)] / size[(own > 0) & (size > 0)]
-    relative = float(np.median(shares)) if shares.size else 0.0
+    sized = moving & (size > 0)
+    relative = _median(own[sized] / size[sized])
     return np.maximum(np.maximum(own, relative * size), max(typical, _OVERALL_SHARE * overall))
+
+
+def _channel_axes(shape: Sequence[int]) -> list[int]:
+    """Axes along which channels may lie: the second and the last."""
+    rank = len(shape)
+    return [axis for axis in sorted({1, rank - 1}) if shape[axis] > 1] if rank >= 2 else []
+
+
+def _mean_squares(array: Array, axes: Sequence[int]) -> list[Array]:
+    """For each of these axes the mean square along it, over all others."""
+    if not axes:
+        return []
+    square = np.square(array)
+    found: list[Array] = []
+    for axis in axes:
+        others = tuple(other for other in range(array.ndim) if other != axis)
+        # numpy's own mean takes several times as long to begin
+        found.append(np.add.reduce(square, axis=others) / (array.size // array.shape[axis]))
+    return found
+
+
+def _median(array: Array) -> float:
+    """Median of numbers of which none is NaN, 0 where there are none; numpy's own takes many times as long to begin."""
+    if not array.size:
+        return 0.0
+    ordered = np.sort(array)
+    return float((ordered[(array.size - 1) // 2] + ordered[array.size // 2]) / 2)
 
 
 def record(comparison: Comparison, measured: Measurement, run: int, limit: float = LIMIT) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxmorph.verify.compare import Array, Measurement, measure
+from onnxmorph.verify.compare import Array, Measurement, Yardstick, measure
 from onnxmorph.verify.inputs import Feeds
 from onnxmorph.verify.noise import is_floating
 from onnxmorph.verify.runner import Values
@@ -47,29 +48,34 @@ class Reference:
     unit: float = 0.0
     reach: Mapping[str, float] = field(default_factory=dict)
     escalated: bool = False
+    _yardsticks: dict[tuple[str, bool], tuple[tuple[int, int], Yardstick]] = field(default_factory=dict, repr=False)
 
     def measure(self, name: str, child: Array | None, *, optimised: bool = False) -> Measurement:
         """The child's value against the parent's; ``optimised`` when the child ran with optimisations on."""
         noisy = [*self.near, *self.far] if optimised else self.near
-        return measure(
-            self.values[name],
-            child,
-            [values[name] for values in noisy if name in values],
-            [values[name] for values in self.repeats if name in values],
-            moved_child=self.moved_child.get(name) if self.moved_child is not None else None,
-            input_scale=self.input_scale(),
-            unit=self.unit,
-            reach=self.reach.get(name, 0.0),
-        )
+        known = len(noisy), len(self.repeats)
+        kept = self._yardsticks.get((name, optimised))
+        if kept is None or kept[0] != known:  # more runs than when it was made
+            yardstick = Yardstick(
+                self.values[name],
+                [values[name] for values in noisy if name in values],
+                [values[name] for values in self.repeats if name in values],
+                input_scale=self.input_scale,
+                unit=self.unit,
+                reach=self.reach.get(name, 0.0),
+            )
+            kept = self._yardsticks[name, optimised] = known, yardstick
+        return kept[1].measure(child, self.moved_child.get(name) if self.moved_child is not None else None)
 
     def measure_steps(self, name: str, child: Array | None) -> Measurement | None:
         """The child's value against steps that the parent makes itself; ``None`` where it is further off than those."""
         steps = [values[name] for values in self.coarse if name in values]
         if not steps:
             return None
-        measured = measure(self.values[name], child, steps, input_scale=self.input_scale(), unit=self.unit)
+        measured = measure(self.values[name], child, steps, input_scale=self.input_scale, unit=self.unit)
         return replace(measured, channel_ratio=0.0, channel=None) if measured.ratio <= _MOST_STEPS else None
 
+    @functools.cached_property
     def input_scale(self) -> float:
         """Largest magnitude among the floating-point inputs, 1.0 when there is none."""
         largest = [
