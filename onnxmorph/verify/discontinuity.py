@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from onnxmorph._ir import ir
 
-__all__ = ["jumping"]
+__all__ = ["jumping", "jumping_nodes"]
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -35,24 +35,39 @@ _GIVE_INTEGERS = frozenset(
 )
 
 
-def jumping(model: ir.Model, changed: Collection[ir.Node] | None = None) -> frozenset[str]:
+def jumping_nodes(model: ir.Model) -> frozenset[ir.Node]:
+    """Nodes of the main graph that jump, or have a node that does in their bodies or function."""
+    floating = _floating(model)
+    within = {key: any(_jumps(node, None) for node in _nodes(function)) for key, function in model.functions.items()}
+    return frozenset(
+        node
+        for node in model.graph
+        if _jumps(node, floating)
+        or within.get(node.op_identifier(), False)
+        or any(_jumps(inner, None) for body in _bodies(node) for inner in _nodes(body))
+    )
+
+
+def jumping(
+    model: ir.Model, changed: Collection[ir.Node] | None = None, *, nodes: Collection[ir.Node] | None = None
+) -> frozenset[str]:
     """Names of values of the main graph that an operator with jumps, fed with what the model computes, leads to.
 
     Args:
         changed: Nodes where another model differs. With them only jumps count that they are or lead to: what comes
             before is the same to the bit in both, and falls to the same side.
+        nodes: The `jumping_nodes` of the model, where they are known.
     """
-    floating = _floating(model)
-    within = {key: any(_jumps(node, None) for node in _nodes(function)) for key, function in model.functions.items()}
+    nodes = jumping_nodes(model) if nodes is None else nodes
+    if not nodes:
+        return frozenset()
     behind: set[ir.Value] = set()
     touched: set[ir.Value] = set()
     for node in model.graph:
-        inside = any(_jumps(inner, None) for body in _bodies(node) for inner in _nodes(body))
-        inside = inside or within.get(node.op_identifier(), False)
         taken = _taken(node)
         if changed is None or node in changed or any(value in touched for value in taken):
             touched.update(node.outputs)
-            if inside or _jumps(node, floating) or any(value in behind for value in taken):
+            if node in nodes or any(value in behind for value in taken):
                 behind.update(node.outputs)
     return frozenset(str(value.name) for value in behind if value.name)
 
@@ -108,7 +123,8 @@ def _makes_floats(node: ir.Node) -> bool:
     value = node.attributes.get("value")
     if value is None or value.is_ref():
         return node.op_type != "Constant" or any(name.startswith("value_float") for name in node.attributes)
-    return value.as_tensor().dtype in _FLOATS
+    # Not as_tensor(): it asks the tensor for every member of a protocol, which takes longer than the rest.
+    return value.type == ir.AttributeType.TENSOR and value.value.dtype in _FLOATS
 
 
 def _jumps(node: ir.Node, floating: set[ir.Value] | None) -> bool:

@@ -120,10 +120,10 @@ def verify(
 
 def _verify(parent: ir.Model, child: ir.Model, request: Request, certificate: Certificate) -> None:
     """Runs the two models as they are or, where ONNX Runtime cannot run their 16-bit types here, as float32."""
-    narrow = max(narrow_types(parent), narrow_types(child))
     try:
         Verification(parent, child, request, certificate, wide=False, unit=0.0).run()
     except RuntimeFailure as failure:
+        narrow = max(narrow_types(parent), narrow_types(child))
         if not narrow:
             if isinstance(failure, ChildFailure):
                 certificate.failures.append(str(failure))

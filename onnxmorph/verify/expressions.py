@@ -16,6 +16,7 @@ Positions beyond the border are not looked at: zeros there are what running the 
 from __future__ import annotations
 
 import bisect
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,17 @@ class Term:
     taps: dict[Offset, Array]
     stride: Offset
     identity: bool = False
+
+    @functools.cached_property
+    def offsets(self) -> tuple[Offset, ...]:
+        """Displacements of the taps, in order."""
+        return tuple(sorted(self.taps))
+
+    @functools.cached_property
+    def rows(self) -> Array:
+        """Every row as one vector: its columns for each of the `offsets` in turn."""
+        matrices = [self.taps[offset] for offset in self.offsets]
+        return matrices[0] if len(matrices) == 1 else np.concatenate(matrices, axis=1)
 
 
 @dataclass
@@ -416,11 +428,8 @@ class Algebra:
             left, right = one.terms.get(group), other.terms.get(group)
             if left is not None and right is not None and left.stride != right.stride:
                 return False
-            offsets = (left.taps.keys() if left else set()) | (right.taps.keys() if right else set())
-            for offset in offsets:
-                apart = _difference(left, row, right, other_row, sign, offset)
-                if apart > margin:
-                    return False
+            if _difference(left, row, right, other_row, sign) > margin:
+                return False
         return True
 
     def _already(self, x: Expression, row: int, identity: tuple[Any, ...]) -> tuple[Group, int] | None:
@@ -430,14 +439,15 @@ class Algebra:
         if abs(x.bias[row]) > margin:
             return None
         for group, term in x.terms.items():
-            for offset, tap in term.taps.items():
-                for place in np.flatnonzero(np.abs(tap[row]) > margin):
-                    whole = abs(tap[row, place] - 1.0) <= margin and not any(offset)
-                    if found is not None or not whole or group[0] != "atoms" or group[1] != identity:
-                        return None
-                    if any(step != 1 for step in term.stride):
-                        return None
-                    found = (group, int(term.columns[place]))
+            coefficients = term.rows[row]
+            for place in np.flatnonzero(np.abs(coefficients) > margin):
+                tap, column = divmod(int(place), len(term.columns))
+                whole = abs(coefficients[place] - 1.0) <= margin and not any(term.offsets[tap])
+                if found is not None or not whole or group[0] != "atoms" or group[1] != identity:
+                    return None
+                if any(step != 1 for step in term.stride):
+                    return None
+                found = (group, int(term.columns[column]))
         return found
 
     # -- housekeeping ------------------------------------------------------------------------------------------------
@@ -483,21 +493,20 @@ def _largest(x: Expression) -> Array:
     return largest
 
 
-def _difference(left: Term | None, row: int, right: Term | None, other_row: int, sign: int, offset: Offset) -> float:
-    """Largest ``|left - sign right|`` of two rows at one tap."""
-    one = left.taps[offset][row] if left is not None and offset in left.taps else None
-    other = right.taps[offset][other_row] if right is not None and offset in right.taps else None
-    if one is None or other is None:
-        present = one if one is not None else other
-        return float(np.abs(present).max(initial=0.0)) if present is not None else 0.0
-    assert left is not None and right is not None
-    if not np.array_equal(left.columns, right.columns):
-        columns = np.union1d(left.columns, right.columns)
-        wide = np.zeros((2, len(columns)))
-        wide[0, np.searchsorted(columns, left.columns)] = one
-        wide[1, np.searchsorted(columns, right.columns)] = other
-        one, other = wide
-    return float(np.abs(one - sign * other).max(initial=0.0))
+def _difference(left: Term | None, row: int, right: Term | None, other_row: int, sign: int) -> float:
+    """Largest ``|left - sign right|`` of the coefficients of two rows."""
+    if left is None or right is None:
+        present = left.rows[row] if left is not None else right.rows[other_row] if right is not None else np.zeros(0)
+        return float(np.abs(present).max(initial=0.0))
+    if left.offsets == right.offsets and np.array_equal(left.columns, right.columns):
+        return float(np.abs(left.rows[row] - sign * right.rows[other_row]).max(initial=0.0))
+    columns = np.union1d(left.columns, right.columns)
+    apart: dict[Offset, Array] = {}
+    for term, place, factor in ((left, row, 1), (right, other_row, -sign)):
+        into = np.searchsorted(columns, term.columns)
+        for offset, tap in term.taps.items():
+            apart.setdefault(offset, np.zeros(len(columns)))[into] += factor * tap[place]
+    return max(float(np.abs(difference).max(initial=0.0)) for difference in apart.values())
 
 
 def _weight_of(group: Group, offset: Offset, columns: Array) -> Array:

@@ -69,9 +69,12 @@ def moved(array: Array, generator: np.random.Generator, roundings: int = 1) -> A
             result[start : start + _BLOCK] = moved(flat[start : start + _BLOCK], generator, roundings)
         return result.reshape(array.shape)
     if array.dtype.kind == "f":
-        toward = np.where(generator.random(array.shape, dtype=np.float32) < 0.5, -np.inf, np.inf).astype(array.dtype)
-        with np.errstate(over="ignore"):
-            neighbours = np.nextafter(array, toward)
+        # Neighbours of one sign are neighbours as integers: several times as fast as asking for the next number.
+        bits = np.asarray(array, order="C").view(f"i{array.dtype.itemsize}")
+        up = generator.random(array.shape, dtype=np.float32) >= 0.5
+        away = up ^ (bits < 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            neighbours = np.asarray(bits + (away.astype(bits.dtype) * 2 - 1), bits.dtype).view(array.dtype)
             if roundings > 1:
                 neighbours = array + (neighbours - array) * array.dtype.type(roundings)
         largest = float(np.finfo(array.dtype).max) / 2
@@ -81,7 +84,7 @@ def moved(array: Array, generator: np.random.Generator, roundings: int = 1) -> A
         step = np.where(generator.random(array.shape, dtype=np.float32) < 0.5, -roundings, roundings)
         neighbours = (array.view(np.uint16).astype(np.int32) + step).astype(np.uint16).view(array.dtype)
         largest = float(ml_dtypes.finfo(array.dtype).max) / 2  # type: ignore[no-untyped-call]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         stays = (array == np.rint(array.astype(np.float32))) | ~(np.abs(array) < largest)
     return np.where(stays, array, neighbours).astype(array.dtype)
 

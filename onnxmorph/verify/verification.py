@@ -15,7 +15,7 @@ from onnxmorph.errors import RuntimeFailure, SelectionError
 from onnxmorph.verify.certificate import Certificate
 from onnxmorph.verify.changes import Changes, changes
 from onnxmorph.verify.compare import unit_rounding
-from onnxmorph.verify.discontinuity import jumping
+from onnxmorph.verify.discontinuity import jumping, jumping_nodes
 from onnxmorph.verify.faults import nearest_values, sample
 from onnxmorph.verify.feeds import Assignment, Feeds, InputSet
 from onnxmorph.verify.inputs import InputPlan
@@ -108,8 +108,9 @@ class Verification:
             new_tables=self.changes.replaced,
         )
         self.verdict = Verdict(certificate, self.stage, request.tolerances, set(self.asked))
-        self.verdict.jumping = jumping(parent, self.changes.nodes)
-        self.verdict.jumping_optimised = jumping(parent)
+        steps = jumping_nodes(parent)
+        self.verdict.jumping = jumping(parent, self.changes.nodes, nodes=steps)
+        self.verdict.jumping_optimised = jumping(parent, nodes=steps)
         self.noise = np.random.default_rng([request.seed, 1])
         self.references: list[Reference] = []
         self._kept_bytes = 0
