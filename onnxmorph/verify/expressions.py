@@ -265,13 +265,14 @@ class Algebra:
         linear = np.zeros(rows)
         marks = self._marks(x)
         silent = self._constant_rows(x)
+        single = self._single_rows(x) if idempotent else np.zeros(rows, bool)
         for row in range(rows):
             identity = function[row] if isinstance(function, list) else function
             value = at_constant(row, float(x.bias[row])) if silent[row] else None
             if value is not None:
                 new.bias[row] = value
                 continue
-            same = self._already(x, row, identity) if idempotent else None
+            same = self._already(x, row, identity) if single[row] else None
             if same is not None:
                 placed.setdefault(same[0], []).append((row, same[1], 1.0))
                 continue
@@ -346,10 +347,10 @@ class Algebra:
 
     def _place(self, new: Expression, placed: Mapping[Group, Sequence[tuple[int, int, float]]], zero: Offset) -> None:
         for group, pairs in placed.items():
-            columns = np.unique([atom for _, atom, _ in pairs])
+            rows, atoms, factors = zip(*pairs, strict=True)
+            columns, places = np.unique(atoms, return_inverse=True)
             matrix = np.zeros((new.rows, len(columns)))
-            for row, atom, factor in pairs:
-                matrix[row, int(np.searchsorted(columns, atom))] = factor
+            matrix[list(rows), places] = factors
             self._spend(matrix.size)
             new.terms[group] = Term(columns, {zero: matrix}, (1,) * len(zero))
 
@@ -432,23 +433,26 @@ class Algebra:
                 return False
         return True
 
+    def _single_rows(self, x: Expression) -> Array:
+        """Rows that are one coefficient and nothing else."""
+        margin = self._row_margin(x)
+        above = sum((np.count_nonzero(np.abs(t.rows) > margin[:, None], axis=1) for t in x.terms.values()), 0)
+        return np.asarray((np.abs(x.bias) <= margin) & (above == 1))
+
+    def _row_margin(self, x: Expression) -> Array:
+        return np.asarray(_MATCH * self.unit * max(x.depth, 1) * np.maximum(x.size, 1.0))
+
     def _already(self, x: Expression, row: int, identity: tuple[Any, ...]) -> tuple[Group, int] | None:
-        """The atom that a row is, where it is one of the same function and nothing else."""
-        margin = _MATCH * self.unit * max(x.depth, 1) * max(float(x.size[row]), 1.0)
-        found: tuple[Group, int] | None = None
-        if abs(x.bias[row]) > margin:
-            return None
+        """The atom that a row of one coefficient is, where it is of the same function and the row is that atom."""
+        margin = self._row_margin(x)[row]
         for group, term in x.terms.items():
             coefficients = term.rows[row]
             for place in np.flatnonzero(np.abs(coefficients) > margin):
                 tap, column = divmod(int(place), len(term.columns))
                 whole = abs(coefficients[place] - 1.0) <= margin and not any(term.offsets[tap])
-                if found is not None or not whole or group[0] != "atoms" or group[1] != identity:
-                    return None
-                if any(step != 1 for step in term.stride):
-                    return None
-                found = (group, int(term.columns[column]))
-        return found
+                if whole and group[0] == "atoms" and group[1] == identity and all(step == 1 for step in term.stride):
+                    return group, int(term.columns[column])
+        return None
 
     # -- housekeeping ------------------------------------------------------------------------------------------------
 

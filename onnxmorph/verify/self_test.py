@@ -11,7 +11,7 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import RuntimeFailure
 from onnxmorph.graph.constants import constant
 from onnxmorph.verify.certificate import Certificate
-from onnxmorph.verify.faults import FaultTrial, places, summarise, try_faults
+from onnxmorph.verify.faults import FaultTrial, Place, places, summarise, try_faults
 from onnxmorph.verify.noise import tensors
 from onnxmorph.verify.reference import Reference
 from onnxmorph.verify.runner import Running, Stage, Values
@@ -52,35 +52,29 @@ def plant_faults(
         tolerances: By which outputs were judged; where there are any, inner values do not count.
         deadline: When to stop, by ``time.perf_counter``; two seconds are always taken where they are needed.
     """
-    from onnxmorph.model import clone
-
     model, running = child
-    copy = clone(model)
-    originals = tensors(copy)
     names = {value.name for value in suspects}
-    planted_in = {value: tensor for value, tensor in originals.items() if value.name in names}
-    twins = dict(zip(originals, tensors(model), strict=True))
+    planted_in = {value: tensor for value, tensor in tensors(model).items() if value.name in names}
     end = max(deadline, time.perf_counter() + _SECONDS)
-    own = [running.values(reference.feeds, reference.names) for reference in references]
+    own: dict[int, Values] = {}  # the child's values without a fault, by set of inputs, where they are asked for
     without_effect: set[Spot] = set()
 
-    def seen() -> bool:
-        now = {value: _carried(value) for value in planted_in}
-        changed = {value: tensor for value, tensor in now.items() if tensor is not planted_in[value]}
+    def seen(place: Place, faulty: ir.TensorProtocol) -> bool:
         moved = False
         try:
-            faulty = stage.varied(
-                running, model, {twins[value]: tensor for value, tensor in changed.items()}, child=True
-            )
-            for reference, before in zip(references, own, strict=True):
-                values = faulty.values(reference.feeds, reference.names)
+            planted = stage.varied(running, model, {place.value: faulty}, child=True)
+            for index, reference in enumerate(references):
+                values = planted.values(reference.feeds, reference.names)
                 if _sees(values, reference, certificate, tolerances):
                     return True
-                moved = moved or _moves(before, values)
+                if not moved:
+                    if index not in own:
+                        own[index] = running.values(reference.feeds, reference.names)
+                    moved = _moves(own[index], values)
         except RuntimeFailure:
             return True  # it does not even run any more
         if not moved:
-            without_effect.update(_spot(value, planted_in[value], tensor) for value, tensor in changed.items())
+            without_effect.add((str(place.value.name), place.index))
         return False
 
     planted = places(list(planted_in), planted_in, seed)
@@ -90,18 +84,6 @@ def plant_faults(
         [trial for trial in trials if (trial.weight, trial.index) not in without_effect]
     )
     certificate.warnings += warnings + _words(model, without_effect, trials)
-
-
-def _carried(value: ir.Value) -> ir.TensorProtocol:
-    node = value.producer()
-    tensor = value.const_value if node is None else node.attributes["value"].as_tensor()
-    assert tensor is not None
-    return tensor
-
-
-def _spot(value: ir.Value, before: ir.TensorProtocol, after: ir.TensorProtocol) -> Spot:
-    apart = np.asarray(before.numpy()).reshape(-1) != np.asarray(after.numpy()).reshape(-1)
-    return str(value.name), int(np.argmax(apart))
 
 
 def _moves(before: Values, after: Values) -> bool:

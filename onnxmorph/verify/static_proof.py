@@ -285,10 +285,11 @@ class _Reader:
         return self._bent(x, slopes)
 
     def _bent(self, x: Expression, slopes: Array) -> Expression:
+        kinds = {slope: (("Relu", _rounded(slope)), Mirror(slope=1.0 + slope)) for slope in set(slopes.tolist())}
         return self._algebra.applied(
-            [("Relu", _rounded(float(slope))) for slope in slopes],
+            [kinds[slope][0] for slope in slopes.tolist()],
             x,
-            mirror=[Mirror(slope=1.0 + float(slope)) for slope in slopes],
+            mirror=[kinds[slope][1] for slope in slopes.tolist()],
             idempotent=bool((slopes == 0).all()),
             at_constant=lambda row, number: number if number > 0 else number * float(slopes[row]),
         )
