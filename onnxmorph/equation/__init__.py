@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxmorph.equation.beside import beside
 from onnxmorph.equation.factorization import Factorization, occupancy, scale_ratio
 from onnxmorph.equation.kernels import compose, embed, extent, identity_kernel, inner_offset, outer_bias
 from onnxmorph.equation.mirror import mirror
@@ -12,6 +13,7 @@ from onnxmorph.equation.solve import MEMORY_LIMIT, bytes_needed, default_width, 
 __all__ = [
     "MEMORY_LIMIT",
     "Factorization",
+    "beside",
     "bytes_needed",
     "compose",
     "default_width",

@@ -34,7 +34,7 @@ class Factorization:
         residual_before_rounding: the same for the unrounded solution of the half that was solved last.
         worst_row_residual: the largest such ratio over output channels that are not (nearly) dead.
         method: the form taken, one word or two: ``"fix-second"``, ``"fix-first"``, ``"low-rank"``, ``"alternating"``,
-            ``"practical"``, ``"mirror"``, ``"sequence"``.
+            ``"practical"``, ``"mirror"``, ``"sequence"``, ``"beside"``.
         occupancy: share of non-zeros, per factor.
         scale_ratio: std over the He std ``sqrt(2 / fan_in)``, per factor.
         amplification: how much more the rounding of hidden values weighs in the child than that of the parent's own
@@ -46,6 +46,7 @@ class Factorization:
         why: in words, what was done and what stands in the way where ``exact`` is false.
         probed: the residuals are estimates from random combinations of input channels (very large kernels).
         pairs: mirror only: ``(n, 2)`` hidden channels that are each other's negative.
+        fresh: beside only: for every hidden channel whether it is new, and read by nothing yet.
         least_width: where not exact: the least width that is known to be.
     """
 
@@ -63,6 +64,7 @@ class Factorization:
     iterations: int = 1
     probed: bool = False
     pairs: Array | None = field(default=None, repr=False)
+    fresh: Array | None = field(default=None, repr=False)
     least_width: int | None = None
 
     @property

@@ -6,7 +6,9 @@ Four exact ways, each a *method*:
   part is linear, ``phi(x) - phi(-x) = c x``. Nothing to un-learn, no zeros.
 * ``netmorph``: ``F1``, a parametric activation at a = 1 (the identity), ``F2`` with ``F2 * F1 = G``.
 * ``identity``: the layer stays as it is and an identity kernel follows: after the layer's own activation where that is
-  idempotent (Net2DeeperNet), else after a parametric activation at a = 1. Exact to the last bit.
+  idempotent (Net2DeeperNet), else after a parametric activation at a = 1. Exact to the last bit. With a width above the
+  layer's own channels, ``F1 = [G; R]`` and ``F2 = [I, 0]`` take its place: the activation between is parametric, at
+  a = 1 on what is kept and at a = 0, plain, on the new channels R, which nothing reads yet (`equation.beside`).
 * ``residual``: ``y + W2 phi(W1 y)`` with ``W2 = 0`` after the layer's activation.
 
 ``auto`` takes mirror where phi allows, else netmorph; in float16 and bfloat16 and for quantised weights, where one
@@ -24,7 +26,7 @@ import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, replace_uses, take_name
-from onnxmorph.equation import Factorization, default_width, identity_kernel, least_width, mirror, solve
+from onnxmorph.equation import Factorization, beside, default_width, identity_kernel, least_width, mirror, solve
 from onnxmorph.equation.factorization import occupancy, scale_ratio
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.activations import Activation, emit, emit_parametric, named
@@ -77,7 +79,8 @@ def plan_deepen(
         kernel: Kernel of the new layer, one number for all axes or one per axis; default 1. ``mirror`` and ``netmorph``
             keep the layer's own kernel on the first factor.
         width: Channels between the two, a number or ``"xM"`` for M times the layer's output channels. Default: the
-            least at which the equation is exact and both factors have a scale near He's.
+            least at which the equation is exact and both factors have a scale near He's; of ``identity`` the layer's
+            own, and with more of them the others are new ones that nothing reads yet.
         activation: ``"same"`` for the layer's own (ReLU where it has none), or a name.
         seed: Seeds the random part of the factors; the same seed gives the same child.
 
@@ -99,25 +102,11 @@ def plan_deepen(
     taps = _new_kernel(target, kernel)
     if method == "auto" and resolved == "mirror" and width is not None:
         resolved = _method_for_width(target, kernel_now, taps, parse_width(width, target.out_channels))
-    place, parametric = _place(target, resolved, phi, chosen=activation != "same")
-    channels, groups = target.out_channels, target.groups
-    if resolved in ("mirror", "netmorph"):
+    hidden = _hidden_width(target, resolved, width, kernel_now, taps)
+    wider = hidden > target.out_channels
+    place, parametric = _place(target, resolved, phi, chosen=activation != "same", wider=wider)
+    if place == "replace":
         check_borders(target, [target.kernel, taps])
-    if resolved == "identity":
-        if width is not None and parse_width(width, channels) != channels:
-            raise Refusal(
-                f"an identity layer has as many channels as {target.name}, {channels}",
-                way_out="leave --width out, or take --method netmorph",
-                code="identity-width",
-            )
-        hidden = channels
-    elif resolved == "residual":
-        hidden = channels if width is None else parse_width(width, channels)
-    elif width is None:
-        hidden = default_width(kernel_now, (target.kernel, taps), groups=groups, mirrored=resolved == "mirror")
-    else:
-        hidden = parse_width(width, channels)
-        _check_width(target, hidden, resolved, groups)
     return DeepenPlan(
         layer=target.key,
         name=target.name,
@@ -208,6 +197,12 @@ class DeepenPlan(Plan):
         if self.method == "residual":
             branch = f"{size} kernel to {self.width} channels, {phi}, zero projection"
             return f"after {self.name}: add a residual branch, {branch}"
+        if self.method == "identity" and self.place == "replace":
+            return (
+                f"{self.name}: replace by two {self.op} layers (identity), {self.width} channels between: its own"
+                f" kernel and new channels beside it, {self.activation}, parametric at a=1 on what is kept and a=0 on what is"
+                f" new, then a {size} identity kernel that reads what is kept"
+            )
         if self.method == "identity":
             where = "its activation" if self.place == "after-activation" else "it"
             order = f"{size} identity layer, {phi}" if not self.parametric else f"{phi}, {size} identity layer"
@@ -242,7 +237,11 @@ class DeepenPlan(Plan):
         frontier = (layer.output.name or "",)
         build = Builder(child, layer.graph, before=layer.node)
         out = sequence_nodes(
-            build, layer, names, result.factors, lambda _, x: self._activation(build, layer, names, phi, x, self.width)
+            build,
+            layer,
+            names,
+            result.factors,
+            lambda _, x: self._activation(build, layer, names, phi, x, self.width, fresh=result.fresh),
         )
         replace_layer(build, layer, out)
         factors = tuple(
@@ -263,6 +262,8 @@ class DeepenPlan(Plan):
                     f"{phi.name} has no linear odd part, so there is no mirror depth", code="mirror-activation"
                 )
             result = mirror(kernel, self.width, kernels, float(slope), groups=layer.groups, rng=rng, offset=offset)
+        elif self.method == "identity":
+            result = beside(kernel, self.width, self.kernel, groups=layer.groups, rng=rng, tap=offset)
         else:
             result = solve(kernel, self.width, kernels, groups=layer.groups, rng=rng, offset=offset)
         if not result.exact:
@@ -274,7 +275,14 @@ class DeepenPlan(Plan):
         return result
 
     def _activation(
-        self, build: Builder, layer: LinearLayer, names: LayerNames, phi: Activation, x: ir.Value, channels: int
+        self,
+        build: Builder,
+        layer: LinearLayer,
+        names: LayerNames,
+        phi: Activation,
+        x: ir.Value,
+        channels: int,
+        fresh: np.ndarray | None = None,
     ) -> ir.Value:
         if not self.parametric:
             return emit(build, phi, x, output_name=names.value("act"), channels=channels, dtype=layer.dtype)
@@ -282,7 +290,7 @@ class DeepenPlan(Plan):
             build,
             phi,
             x,
-            a=1.0,
+            a=1.0 if fresh is None else np.where(fresh, 0.0, 1.0),
             per_channel=True,
             channels=channels,
             channel_axis=layer.output_axis,
@@ -407,11 +415,32 @@ def _new_kernel(layer: LinearLayer, kernel: Sequence[int] | int | None) -> tuple
     return sizes
 
 
-def _place(layer: LinearLayer, method: str, phi: Activation, *, chosen: bool) -> tuple[str, bool]:
+def _hidden_width(
+    layer: LinearLayer, method: str, width: int | str | None, kernel: np.ndarray, taps: tuple[int, ...]
+) -> int:
+    """Channels between the two layers, as asked for or by default."""
+    channels = layer.out_channels
+    if method == "residual" or (method == "identity" and width is None):
+        return channels if width is None else parse_width(width, channels)
+    if width is None:
+        return default_width(kernel, (layer.kernel, taps), groups=layer.groups, mirrored=method == "mirror")
+    hidden = parse_width(width, channels)
+    if method == "identity" and hidden < channels:
+        raise Refusal(
+            f"an identity layer has as many channels as {layer.name}, {channels}, or more",
+            way_out="leave --width out, or take --method netmorph",
+            code="identity-width",
+        )
+    if method != "identity" or hidden > channels:
+        _check_width(layer, hidden, method, layer.groups)
+    return hidden
+
+
+def _place(layer: LinearLayer, method: str, phi: Activation, *, chosen: bool, wider: bool) -> tuple[str, bool]:
     """Where the new layer goes, and whether its activation is parametric."""
     if method == "mirror":
         return "replace", False
-    if method == "netmorph":
+    if method == "netmorph" or (method == "identity" and wider):
         return "replace", True
     own = layer.activation
     follows = own is not None and own.output is not None and not layer.layout_before_activation

@@ -14,6 +14,7 @@ from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.layers import layers
 from onnxmorph.morphs import plan_deepen, plan_from_record
 from onnxmorph.morphs.deepen import parse_width
+from onnxmorph.morphs.fold import fold
 from onnxmorph.plan import apply
 from tests.morphs.oracle import assert_same, from_proto
 from tests.zoo_graphs import Case, Net, build, select
@@ -63,6 +64,17 @@ def test_new_kernels_above_one_are_exact_at_the_borders(method: str, kernel: int
     for case in CONVOLUTIONS[:: 1 if method == "auto" else 3]:
         done += list(deepen_every_layer(case, method=method, kernel=kernel).values()).count("done")
     assert done > 20
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_an_identity_layer_with_new_channels_beside_it_is_exact_on_every_layer(kernel: int) -> None:
+    done, refused = 0, set()
+    for case in RUNNABLE[:: 4 if kernel == 1 else 7]:
+        outcomes = deepen_every_layer(case, method="identity", width="x3", kernel=kernel).values()
+        done += list(outcomes).count("done")
+        refused |= set(outcomes) - {"done"}
+    assert done > 15
+    assert not {code for code in refused if code.startswith("width")}, refused
 
 
 def only_layer(name: str) -> tuple[onnx.ModelProto, ir.Model, Any]:
@@ -135,6 +147,43 @@ def test_an_identity_child_is_exact_to_the_last_bit(convolution: Any) -> None:
     proto, model, layer = convolution
     assert_same(proto, plan_deepen(model, layer, method="identity", kernel=3).apply(model).model, tolerance=0.0)
     assert_same(proto, plan_deepen(model, layer, method="residual", kernel=3).apply(model).model, tolerance=0.0)
+
+
+def test_new_channels_beside_an_identity_are_plain_and_read_by_nothing_yet(convolution: Any) -> None:
+    _, model, layer = convolution
+    plan = plan_deepen(model, layer, method="identity", width="x2", activation="relu")
+    child = plan.apply(model).model
+    first, second = (one for one in layers(child) if one.scope == layer.scope and one.label.startswith(layer.label))
+    assert first.activation is not None and first.activation.name in {"PRelu", "LeakyRelu"}
+    slopes = np.asarray(first.activation.parameters["slope"]).reshape(-1)
+    new = slopes == 0
+    assert sorted(set(slopes)) == [0.0, 1.0] and new.sum() == layer.out_channels
+    read = second.kernel_array()
+    group = read.shape[1]
+    for place in np.flatnonzero(new):  # inputs of a group are numbered from 0
+        rows = np.arange(len(read)) // (len(read) // layer.groups) == place // group
+        assert not read[rows, place % group].any()
+    assert "new channels beside" in plan.describe()
+
+
+def test_an_identity_layer_narrower_than_its_layer_is_refused(convolution: Any) -> None:
+    _, model, layer = convolution
+    with pytest.raises(Refusal) as caught:
+        plan_deepen(model, layer, method="identity", width=layer.out_channels - 1)
+    assert caught.value.code == "identity-width"
+
+
+def test_folding_takes_out_what_was_put_beside_an_identity() -> None:
+    net = Net(opset=17)
+    x = net.input("x", ["N", 4])
+    y = net.node("Relu", [net.gemm(x, 6, 4)], "act")
+    net.output(net.gemm(y, 3, 6, name="fc2"), ["N", 3])
+    proto = net.model()
+    parent = from_proto(proto)
+    child = plan_deepen(parent, "fc1", method="identity", width=10).apply(parent).model
+    folded = fold(child)
+    assert [one.op for one in layers(folded.model)] == [one.op for one in layers(parent)]
+    assert_same(proto, folded.model)
 
 
 def test_a_width_too_small_is_refused_with_the_least_that_is_exact(convolution: Any) -> None:
