@@ -1,8 +1,8 @@
 """The kernel as it stands, new channels beside it, and an identity that reads the kernel's own channels alone.
 
 ``F1 = [G; R]``, ``F2 = [I, 0]``: whatever the new channels R compute, ``F2 ⊛ F1 = G``, with no equation to solve and
-no rounding. This is Net2DeeperNet's identity and NetMorph's zero fan-out in one. Between the two goes an activation that
-is the identity on the channels of G alone (a P-activation at a = 1), and plain on those of R: they are non-linear
+no rounding. This is Net2DeeperNet's identity and NetMorph's zero fan-out in one. Between the two goes an activation
+that is the identity on the channels of G alone (a P-activation at a = 1), and plain on those of R: they are non-linear
 features from the first step on, and the gradient reaches the zeros that read them.
 """
 
@@ -23,7 +23,7 @@ from onnxmorph.errors import Refusal
 __all__ = ["beside"]
 
 _VANISHING = 1e-20
-"""Kernels below this have no scale of their own."""
+"""Entries below this are nothing to draw from."""
 
 
 def beside(
@@ -48,8 +48,9 @@ def beside(
         tap: Where the identity's one stands; see :func:`~onnxmorph.equation.kernels.identity_kernel`.
 
     Returns:
-        The factors, exact, and in ``fresh`` which hidden channels are new. Those are drawn normally at the scale of the
-        kernel's own entries (He's where it has none), and stand among the others in random order.
+        The factors, exact, and in ``fresh`` which hidden channels are new. Their weights are drawn from the kernel's own
+        entries other than zero, which have its scale (normally, at He's scale, where it has none), and they stand among
+        the others in random order.
 
     Raises:
         Refusal: The groups cannot grow evenly to that width (``width-groups``, with the nearest that is), there are
@@ -74,10 +75,12 @@ def beside(
     kind = np.dtype(kernel.dtype if dtype is None else dtype)
     own = grouped(kernel.astype(kind, copy=False), groups)
     kept, each = outputs // groups, width // groups
-    scale = float(np.sqrt(np.mean(np.square(kernel.astype(np.float64)))))
-    if scale <= _VANISHING:
-        scale = math.sqrt(2 / math.prod(kernel.shape[1:]))
-    drawn = generator.standard_normal((groups, each - kept, *own.shape[2:])) * scale
+    shape = (groups, each - kept, *own.shape[2:])
+    entries = kernel[np.abs(kernel) > _VANISHING]
+    if entries.size:
+        drawn = entries[generator.integers(entries.size, size=shape)]
+    else:
+        drawn = generator.standard_normal(shape) * math.sqrt(2 / math.prod(kernel.shape[1:]))
     order = generator.permuted(np.tile(np.arange(each), (groups, 1)), axis=1)
     whole = np.concatenate([own, drawn.astype(kind)], axis=1)
     first = ungrouped(np.take_along_axis(whole, order.reshape(groups, each, *(1,) * (whole.ndim - 2)), axis=1))
