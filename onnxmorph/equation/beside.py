@@ -48,9 +48,9 @@ def beside(
         tap: Where the identity's one stands; see :func:`~onnxmorph.equation.kernels.identity_kernel`.
 
     Returns:
-        The factors, exact, and in ``fresh`` which hidden channels are new. Their weights are drawn from the kernel's own
-        entries other than zero, which have its scale (normally, at He's scale, where it has none), and they stand among
-        the others in random order.
+        The factors, exact, and in ``fresh`` which hidden channels are new. Their weights are drawn from the kernel's
+        own entries other than zero, which have its scale (normally, at He's scale, where it has none), and they stand
+        among the others in random order.
 
     Raises:
         Refusal: The groups cannot grow evenly to that width (``width-groups``, with the nearest that is), there are

@@ -200,8 +200,8 @@ class DeepenPlan(Plan):
         if self.method == "identity" and self.place == "replace":
             return (
                 f"{self.name}: replace by two {self.op} layers (identity), {self.width} channels between: its own"
-                f" kernel and new channels beside it, {self.activation}, parametric at a=1 on what is kept and at a=0 on"
-                f" what is new, then a {size} identity kernel that reads what is kept"
+                f" kernel and new channels beside it, {self.activation}, parametric at a=1 on what is kept and at a=0"
+                f" on what is new, then a {size} identity kernel that reads what is kept"
             )
         if self.method == "identity":
             where = "its activation" if self.place == "after-activation" else "it"
