@@ -92,17 +92,24 @@ def flatten(value: Any, name: str) -> dict[str, Array | None]:
     if value is None:
         return {name: None}
     if isinstance(value, Mapping):
-        return {name: np.asarray([value[key] for key in sorted(value, key=str)])} if value else {name: np.empty(0)}
+        return {name: _as_float([value[key] for key in sorted(value, key=str)])} if value else {name: np.empty(0)}
     if isinstance(value, list):
         if value and all(isinstance(item, Mapping) for item in value):
             keys = sorted({key for item in value for key in item}, key=str)
             if all(len(item) == len(keys) for item in value):
-                return {name: np.asarray([[item[key] for key in keys] for item in value])}
+                return {name: _as_float([[item[key] for key in keys] for item in value])}
         leaves: dict[str, Array | None] = {f"{name}.length": np.asarray(len(value), np.int64)}
         for index, item in enumerate(value):
             leaves.update(flatten(item, f"{name}[{index}]"))
         return leaves
     return {name: np.asarray(value)}
+
+
+def _as_float(numbers: list[Any]) -> Array:
+    """The numbers of maps. ZipMap, which alone makes maps, gives float; Python has no such number and hands out doubles,
+    by whose rounding no child could be right."""
+    array = np.asarray(numbers)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def measure(

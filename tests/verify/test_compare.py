@@ -164,6 +164,18 @@ def test_flatten_sequences_maps_and_nothing() -> None:
     assert flatten(None, "o") == {"o": None}
 
 
+def test_numbers_of_maps_round_as_the_floats_that_zipmap_gives() -> None:
+    """ONNX Runtime hands them out as Python's doubles, of which one float rounding is a billion."""
+    numbers = np.float32([0.7, 0.3])
+    for given in ([{0: 0.7, 1: 0.3}], {"a": 0.7, "b": 0.3}):
+        flat = flatten(given, "p")["p"]
+        assert flat is not None and flat.dtype == np.float32
+    parent = flatten([dict(enumerate(map(float, numbers)))], "p")["p"]
+    child = flatten([dict(enumerate(map(float, np.nextafter(numbers, np.float32(1)))))], "p")["p"]
+    assert measure(parent, child, []).worst() < LIMIT
+    assert flatten([{0: 1, 1: 2}], "p")["p"].dtype.kind == "i"  # type: ignore[union-attr]
+
+
 def test_record_keeps_the_worst_run() -> None:
     comparison = Comparison("y", "y", "float32")
     parent = values(2, 8)
