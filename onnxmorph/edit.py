@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -106,17 +107,28 @@ class _Names:
         self.owners: dict[int, ir.Node | None] = {}
         self._graphs: list[ir.Graph] = []
         self._tried: dict[str, dict[tuple[int, ...], int]] = {}
+        # Branches of one If, and functions, may use a name that the other uses too: it is free when the last has left.
+        self._repeated: dict[str, Counter[str]] = {"values": Counter(), "nodes": Counter()}
         for graph, owner, function in all_graphs(model):
             self._graphs.append(graph)
             self.functions[id(graph)] = function
             self.owners[id(graph)] = owner
-            self.values.update(value.name for value in graph.inputs if value.name)
-            self.values.update(name for name in graph.initializers if name)
+            # An initializer that is an input of its graph as well is one value.
+            for name in {*(value.name for value in graph.inputs), *graph.initializers}:
+                self._hold("values", name)
             for node in graph:
-                if node.name:
-                    self.nodes.add(node.name)
-                self.values.update(value.name for value in node.outputs if value.name)
+                self._hold("nodes", node.name)
+                for value in node.outputs:
+                    self._hold("values", value.name)
         self.fingerprint = self.count()
+
+    def _hold(self, kind: str, name: str | None) -> None:
+        if not name:
+            return
+        names = self.values if kind == "values" else self.nodes
+        if name in names:
+            self._repeated[kind][name] += 1
+        names.add(name)
 
     def count(self) -> tuple[int, ...]:
         return (
@@ -141,9 +153,15 @@ class _Names:
         return candidate
 
     def release(self, values: Iterable[str | None] = (), nodes: Iterable[str | None] = ()) -> None:
-        """Names that are free again."""
-        for names, free in ((self.values, values), (self.nodes, nodes)):
+        """Names that one value or node less has: free again where that was the last."""
+        for names, repeated, free in (
+            (self.values, self._repeated["values"], values),
+            (self.nodes, self._repeated["nodes"], nodes),
+        ):
             for name in filter(None, free):
+                if repeated[name] > 0:
+                    repeated[name] -= 1
+                    continue
                 names.discard(name)
                 self._tried.pop(name.rpartition("_")[0], None)
 

@@ -365,6 +365,36 @@ def test_only_what_lost_its_use_is_dropped() -> None:
     np.testing.assert_array_equal(run(model, x=X)[0], X)
 
 
+def test_a_name_that_two_branches_use_is_free_when_both_have_given_it_up() -> None:
+    bodies = [
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Mul", ["x", "w"], ["p"], name="product")],
+            "body",
+            [],
+            [onnx.helper.make_tensor_value_info("p", onnx.TensorProto.FLOAT, None)],
+            [onnx.numpy_helper.from_array(np.full(4, factor, np.float32), "w")],
+        )
+        for factor in (2, 3)
+    ]
+    signature = onnx.parser.parse_graph("g (bool c, float[N, 4] x) => (float[N, 4] y) {}")
+    signature.node.append(onnx.helper.make_node("If", ["c"], ["y"], then_branch=bodies[0], else_branch=bodies[1]))
+    imports = [onnx.helper.make_opsetid("", 17)]
+    model = ir.from_proto(onnx.helper.make_model(signature, opset_imports=imports, ir_version=8))
+    names = []
+    for body in [graph for graph, owner, _ in all_graphs(model) if owner is not None]:
+        build, old = Builder(model, body, body[0]), body[0].inputs[1]
+        assert old is not None
+        new = build.initializer("w.larger", np.full(4, 5, np.float32))
+        body[0].replace_input_with(1, new)
+        assert drop_unused(model, [old]) == ["w"]
+        names.append(rename_value(model, new, "w"))
+        # A name of the main graph that a body has too would hide it there; ONNX Runtime refuses such a model.
+        run(model, c=np.array(True), x=X)
+    assert names == ["w_1", "w"]
+    for branch in (True, False):
+        np.testing.assert_array_equal(run(model, c=np.array(branch), x=X)[0], X * 5)
+
+
 def test_a_dropped_initializer_takes_its_input_along_where_the_ir_version_paired_them() -> None:
     model = small(3, 8)
     multiply_after(model, model.graph, model.graph[0], 2.0)

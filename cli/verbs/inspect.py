@@ -232,6 +232,9 @@ def _show(
         click.echo(f"[{number}] {reason}")
 
 
+_VALUE_WORDS = ("output ", "input ", "value ", "weight ", "bias ", "initializer ")
+
+
 def _in_a_word(character: str) -> bool:
     return character.isalnum() or character in ("_", "/", ".") if character else False
 
@@ -248,8 +251,10 @@ def _yes_or_number(refusal: Refusal | None, name: str, reasons: dict[str, int]) 
     for spelled in (f"'{name}'", name):
         at = reason.find(spelled)
         whole = at >= 0 and not _in_a_word(reason[:at][-1:]) and not _in_a_word(reason[at + len(spelled) :][:1])
+        # A layer without a name goes by its output's, and "output 'y'" is about that value.
         if whole:
-            reason = f"{reason[:at]}the layer{reason[at + len(spelled) :]}"
+            if not reason[:at].endswith(_VALUE_WORDS):
+                reason = f"{reason[:at]}the layer{reason[at + len(spelled) :]}"
             break
     return f"no [{reasons.setdefault(reason, len(reasons) + 1)}]"
 

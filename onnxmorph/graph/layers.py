@@ -122,6 +122,15 @@ class LinearLayer:
         """Why not even the width can change: `blocked`, unless that only says that nothing but the width can."""
         return None if self.blocked is not None and self.blocked.code == ONLY_WIDTH else self.blocked
 
+    @cached_property
+    def weight_not_finite(self) -> Refusal | None:
+        """Why nothing can be computed from the weight, where it holds NaN or infinities; reads all of it, once."""
+        if self.blocked is not None or not non_finite(self.weight.array()):
+            return None
+        return Refusal(
+            f"the weight '{self.weight.value.name}' of '{self.name}' holds NaN or infinity", code="weight-not-finite"
+        )
+
     def kernel_array(self) -> Array:
         """The kernel ``(out, in/groups, *kernel)`` in the weight's dtype; read-only, a view where that is enough.
 
@@ -133,11 +142,8 @@ class LinearLayer:
         if self.blocked is not None:
             raise self.blocked
         weight = self.weight.array()
-        if non_finite(weight):
-            raise Refusal(
-                f"the weight '{self.weight.value.name}' of '{self.name}' holds NaN or infinity",
-                code="weight-not-finite",
-            )
+        if (refusal := self.weight_not_finite) is not None:
+            raise refusal
         kernel = self.form.kernel(weight).view()
         kernel.flags.writeable = False
         return kernel

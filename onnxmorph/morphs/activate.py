@@ -36,7 +36,7 @@ def why_not_activate(layer: LinearLayer) -> Refusal | None:
         return Refusal(
             f"{layer.name} has no activation of its own", way_out="name a layer that has one", code="no-activation"
         )
-    return None
+    return layer.weight_not_finite
 
 
 def check_activate(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
@@ -71,11 +71,9 @@ def plan_activate(
     seen: set[int] = set()
     for target in chosen:
         if (refusal := why_not_activate(target)) is not None:
-            if len(chosen) == 1:
+            if len(chosen) == 1 or refusal.code != "no-activation":
                 raise refusal
             continue
-        if target.blocked is None:
-            target.kernel_array()
         phi = target.activation
         assert phi is not None
         if id(phi.output) in seen or (goal is not None and phi.name == goal.name):

@@ -52,7 +52,7 @@ _LOW_PRECISION = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 def why_not_deepen(layer: LinearLayer) -> Refusal | None:
     """Why ``layer`` cannot be deepened by any method, or ``None`` when it can."""
-    return layer.blocked
+    return layer.blocked or layer.weight_not_finite
 
 
 def check_deepen(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:

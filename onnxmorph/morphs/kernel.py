@@ -28,7 +28,7 @@ def why_not_kernel(layer: LinearLayer) -> Refusal | None:
         return layer.blocked
     if not layer.kernel:
         return Refusal(f"{layer.name} is a {layer.op}, which has no kernel axes", code="no-kernel")
-    return None
+    return layer.weight_not_finite
 
 
 def check_kernel(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:

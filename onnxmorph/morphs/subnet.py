@@ -40,7 +40,7 @@ _BATCH_NORM_EPSILON = 1e-5
 
 def why_not_subnet(layer: LinearLayer) -> Refusal | None:
     """Why ``layer`` cannot become a subnet, or ``None`` when it can."""
-    return layer.blocked
+    return layer.blocked or layer.weight_not_finite
 
 
 def check_subnet(_model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:

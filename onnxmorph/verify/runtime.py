@@ -310,6 +310,9 @@ def _options(ort: Any, optimise: bool) -> Any:
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if not optimise:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    # What is fused for 4-bit weights rounds the activations to 8 bits at the default level (4). Whether it is fused
+    # depends on what follows the layer, so one of two equal models may get the rounding and the other none.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options
 
 

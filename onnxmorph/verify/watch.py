@@ -53,7 +53,8 @@ class _Seen:
         flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) if array.ndim else array.reshape(1, 1)
         if not flat.size:
             return
-        least, most = np.nanmin(flat, axis=1), np.nanmax(flat, axis=1)
+        # Not nanmin, which warns of a channel that holds nothing else.
+        least, most = np.fmin.reduce(flat, axis=1), np.fmax.reduce(flat, axis=1)
         if self.least is None or self.most is None or self.least.shape != least.shape:
             self.least, self.most = least, most
         self.least, self.most = np.fmin(self.least, least), np.fmax(self.most, most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -58,6 +59,35 @@ def test_a_layer_that_cannot_be_touched_is_listed_with_the_reason(run: Run, tmp_
         assert f"[1] {shown}" in ended.out and "no [1]" in ended.out
     else:
         assert "no linear layers" in ended.out
+
+
+def test_a_layer_whose_weight_is_not_finite_says_so_for_every_morph_that_would_refuse_it(
+    run: Run, tmp_path: Path
+) -> None:
+    weight = np.full((3, 2, 1, 1), 0.5, np.float32)
+    weight[0, 0] = np.nan
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", c, 4, 4]) for name, c in (("x", 2), ("y", 3)))
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], [y], [onnx.numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    morphs = run("inspect", tmp_path / "m.onnx", "--json").document["layers"][0]["morphs"]
+    for morph, words in {
+        "deepen": ("--after", "a"),
+        "kernel": ("--layer", "a", "--to", "3"),
+        "subnet": ("--layer", "a", "--template", "(1:6)(1:3)"),
+        "activate": ("--layer", "a"),
+    }.items():
+        assert "NaN" in morphs[morph]
+        ended = run(morph, tmp_path / "m.onnx", *words, "--dry-run")
+        assert ended.code == 3 and morphs[morph] in ended.err
+
+
+def test_reasons_name_a_value_that_a_nameless_layer_is_named_after(run: Run, tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in "xy")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], [y], [onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    assert "graph output 'y' axis 1" in run("inspect", tmp_path / "m.onnx").out
 
 
 def test_a_model_without_layers_is_no_failure(run: Run, tmp_path: Path) -> None:

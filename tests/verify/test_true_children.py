@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxmorph._ir import ir
@@ -123,6 +124,26 @@ def test_bfloat16_is_verified_as_float32_and_says_so() -> None:
     assert certificate.precision == "float32 upcast"
     assert any("float32" in warning for warning in certificate.warnings)
     assert not judge(brain(1.0), brain(1.5)).equivalent
+
+
+def test_four_bit_weights_are_compared_without_roundings_that_depend_on_what_follows() -> None:
+    """With optimisations on, a layer before a PRelu becomes one that rounds its input; before a Relu it does not."""
+    signature = "(float[N,6] x) => (float[N,3] y)"
+    body = "w = DequantizeLinear<axis=1>(q, s, z)\n h = Gemm(x, w)\n r = {}\n y = Gemm(r, v)"
+    rng = np.random.default_rng(0)
+    numbers = {"s": weights(8, scale=0.1) ** 2 + 0.1, "v": weights(8, 3, seed=1), "slope": np.zeros(8, np.float32)}
+
+    def quantised(activation: str) -> ir.Model:
+        proto = ir.to_proto(small_model(signature, body.format(activation), numbers, opset=21))
+        proto.ir_version = 10
+        integers = np.random.default_rng(2).integers(-8, 8, 48).tolist()
+        proto.graph.initializer.append(onnx.helper.make_tensor("q", onnx.TensorProto.INT4, [6, 8], integers))
+        proto.graph.initializer.append(onnx.helper.make_tensor("z", onnx.TensorProto.INT4, [8], [0] * 8))
+        return ir.from_proto(proto)
+
+    samples = {"x": (rng.normal(size=(5, 6)) * 30).astype(np.float32)}
+    certificate = judge(quantised("Relu(h)"), quantised("PRelu(h, slope)"), inputs=samples)
+    assert certificate.equivalent, certificate.failures
 
 
 def test_random_draws_are_shared() -> None:

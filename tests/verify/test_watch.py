@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from onnxmorph._ir import ir
 from onnxmorph.verify import verify
@@ -34,6 +35,14 @@ def test_a_sign_that_never_arrives_is_said() -> None:
     bias = np.full(8, 1e6, np.float32)
     certificate = verify(layered("Relu(b)", bias), layered("PRelu(b, slope)", bias), provider="cpu")
     assert any("never saw a negative" in warning for warning in certificate.warnings)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_channel_of_nothing_but_nan_is_no_warning_on_stderr() -> None:
+    bias = np.zeros(8, np.float32)
+    bias[3] = np.nan
+    certificate = verify(layered("Relu(b)", bias), layered("PRelu(b, slope)", bias), provider="cpu")
+    assert certificate.coverage["activations"][0]["channels"] == 8
 
 
 def test_an_activation_that_did_not_change_is_not_watched() -> None:
