@@ -257,9 +257,8 @@ def _check_one(
     except (OnnxMorphError, OSError) as error:
         reports.write([of_error(pair.name, error, **names, seconds=time.perf_counter() - begun)], began)
         raise
-    verdict = "equivalent" if certificate.equivalent else "not equivalent"
     document = certificate.to_json()
-    talk.result(document, lambda: show(certificate), short=verdict)
+    talk.result(document, lambda: show(certificate), short=certificate.verdict)
     reports.write([of_certificate(pair.name, document, **names, seconds=time.perf_counter() - begun)], began)
     if not certificate.equivalent:
         raise click.exceptions.Exit(1)

@@ -116,5 +116,5 @@ def _name(model: object, otherwise: str) -> str:
 
 
 def _verdict(certificate: Certificate, parent: str, child: str) -> str:
-    first = certificate.failures[0] if certificate.failures else "no failure was given"
+    first = certificate.reasons[0] if certificate.reasons else "no failure was given"
     return f"{child} does not compute what {parent} computes: {first}\n\n{certificate.describe()}"

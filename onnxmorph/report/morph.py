@@ -91,7 +91,7 @@ def verdict_line(certificate: Mapping[str, Any] | None) -> Html:
         return element("p", element("span", text, class_="verdict warn"))
     if certificate.get("equivalent") is True:
         return element("p", element("span", "✓ equivalent", class_="verdict good"))
-    failures = [str(failure) for failure in certificate.get("failures") or ()]
+    failures = [str(failure) for failure in certificate.get("failures") or certificate.get("unproven") or ()]
     listed = element("ul", joined(element("li", failure) for failure in failures[:20]))
     return joined([element("p", element("span", "✗ not equivalent", class_="verdict bad")), listed])
 

@@ -103,7 +103,7 @@ def _one(outcome: Outcome, found: Diff | None, *, alone: bool) -> str:
             )
         )
         parts.append(_compared(certificate))
-        more = [str(failure) for failure in (certificate.get("failures") or ())[1:]]
+        more = [str(failure) for failure in (certificate.get("failures") or certificate.get("unproven") or ())[1:]]
         parts += [_listed("failure", more), _listed("warning", certificate.get("warnings") or ())]
     if found is not None:
         body = as_markdown(found, (outcome.parent or "parent", outcome.child or "child"), level=4)

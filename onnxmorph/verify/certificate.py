@@ -87,6 +87,9 @@ class Certificate:
             fault was planted (nothing changed, or not asked for) or none was seen, which a warning then says.
         limit: Largest ratio that counts as rounding.
         failures: Why the models are not equivalent, upstream first.
+        weights: Weights whose numbers differ where all else is the same, as JSON values: what is computed with them,
+            the numbers, and whether any input showed it (``shown``) and the verdict goes by it (``counts``).
+        unproven: Why the models are not equivalent though no input showed it: known from the files alone.
         warnings: What the verdict does not cover.
         coverage: Sizes, ids and distributions used, and sizes the parent could not run.
         precision: ``"as stored"`` or ``"float32 upcast"``.
@@ -122,6 +125,20 @@ class Certificate:
     static: dict[str, Any] | None = None
     first_difference: dict[str, Any] | None = None
     failing_inputs: dict[str, Any] | None = None
+    weights: list[dict[str, Any]] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """``"equivalent"``, ``"not equivalent"`` where a run showed it, ``"unproven"`` where only the files do."""
+        if self.equivalent:
+            return "equivalent"
+        return "unproven" if self.unproven and not self.failures else "not equivalent"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the models are not equivalent, or not shown to be."""
+        return [*self.failures, *self.unproven]
 
     def join(self, other: Certificate) -> None:
         """Makes this the verdict on two providers: both must find the models equivalent."""
@@ -129,6 +146,7 @@ class Certificate:
         self.also.append(other)
         self.equivalent = self.equivalent and other.equivalent
         self.failures += [f"on {title}: {failure}" for failure in other.failures]
+        self.unproven += [reason for reason in other.unproven if reason not in self.unproven]
         self.warnings += [f"on {title}: {warning}" for warning in other.warnings if warning not in self.warnings]
         if self.failing_inputs is None:
             self.failing_inputs = other.failing_inputs
@@ -153,6 +171,8 @@ class Certificate:
             "faults": self.faults,
             "first_difference": self.first_difference,
             "failures": self.failures,
+            "unproven": self.unproven,
+            "weights": self.weights,
             "warnings": self.warnings,
             "coverage": self.coverage,
             "seed": self.seed,
@@ -168,7 +188,9 @@ class Certificate:
 
     def describe(self) -> str:
         """A few lines for a terminal: the verdict, the worst value, what was seen and what was not."""
-        verdict = "equivalent" if self.equivalent else "NOT equivalent"
+        verdict = {"not equivalent": "NOT equivalent", "unproven": "NOT SHOWN to be equivalent"}.get(
+            self.verdict, self.verdict
+        )
         runs = "1 set of inputs" if self.inputs == 1 else f"{self.inputs} sets of inputs"
         providers = " and ".join(run.provider.removesuffix("ExecutionProvider") for run in [self, *self.also])
         lines = [f"{verdict}: {runs} on {providers} ({self.precision})"]
@@ -193,6 +215,7 @@ class Certificate:
             )
         lines += _reached(self.coverage)
         lines += [f"failure: {failure}" for failure in self.failures]
+        lines += [f"unproven: {reason}" for reason in self.unproven]
         if self.first_difference is not None:
             found = self.first_difference
             node = f", computed by {found['op']}" if "op" in found else ""

@@ -109,7 +109,7 @@ def verify(
                 deadline=begun + time_budget,
             )
             _verify(parent_model, child_model, request, certificate)
-        certificate.equivalent = not certificate.failures
+        certificate.equivalent = not certificate.failures and not certificate.unproven
         certificate.seconds = time.perf_counter() - begun
         certificates.append(certificate)
     first, *others = certificates

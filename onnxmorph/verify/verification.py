@@ -15,6 +15,7 @@ from onnxmorph.errors import RuntimeFailure, SelectionError
 from onnxmorph.verify.certificate import Certificate
 from onnxmorph.verify.changes import Changes, changes
 from onnxmorph.verify.compare import unit_rounding
+from onnxmorph.verify.definitions import Definitions
 from onnxmorph.verify.discontinuity import jumping, jumping_nodes
 from onnxmorph.verify.faults import nearest_values, sample
 from onnxmorph.verify.feeds import Assignment, Feeds, InputSet
@@ -26,9 +27,10 @@ from onnxmorph.verify.real_data import samples
 from onnxmorph.verify.reference import Reference
 from onnxmorph.verify.request import Request
 from onnxmorph.verify.runner import Runnable, Running, Stage
-from onnxmorph.verify.self_test import plant_faults
+from onnxmorph.verify.self_test import plant_faults, silenced_by
 from onnxmorph.verify.specs import did_you_mean
 from onnxmorph.verify.stochastic import draws
+from onnxmorph.verify.ties import Ties, WeightDifference
 from onnxmorph.verify.verdict import Verdict
 from onnxmorph.verify.watch import Watch
 
@@ -53,6 +55,8 @@ _PROBED_VALUES = 16
 _SECONDS_TO_LOCATE = 10.0
 _STATIC_MARGIN = 2.0
 _LISTED_NODES = 20
+_LISTED_WEIGHTS = 16
+_AGREEING = ("equal", "within-noise", "within-tolerance")
 
 
 class ChildFailure(RuntimeFailure):
@@ -82,7 +86,9 @@ class Verification:
         self.request, self.certificate = request, certificate
         self.unit = unit
         self.reach = reach(self.parent)
-        self.changes: Changes = changes(parent, child)
+        self.definitions = Definitions(parent, child)
+        self.changes: Changes = changes(parent, child, self.definitions)
+        self.ties = Ties(parent, child, self.definitions)
         self.size = sum(tensor.nbytes for tensor in tensors(parent).values())
         self.asked = dict(_checked_frontier(parent, child, request.frontier))
         self.suspects = self._suspects()
@@ -132,9 +138,11 @@ class Verification:
         the frontier: there a difference of that weight would put it.
         """
         found = [name for name in self.changes.frontier if name not in self.asked] if self.request.inner else []
+        renamed = self._only_change() if self.request.inner else {}
         if self.request.inner and not self.changes.frontier and not self.changes.tensors:
             known = {output.name for node in self.parent.graph for output in node.outputs}
             found = [name for value in self.suspects for name in nearest_values(self.child, value) if name in known]
+            renamed = self._renamed(found)
         if self.request.everywhere:
             found = [name for name in common_values(self.parent, self.child) if name not in self.asked]
         elif len(found) > _MOST_INNER:
@@ -144,10 +152,24 @@ class Verification:
                 "(--inner all compares every one)"
             )
             found = [found[int(index * step)] for index in range(_MOST_INNER)]
-        pairs = {name: name for name in found} | self.asked
+        pairs = renamed | {name: name for name in found} | self.asked
         order = {output.name: place for place, node in enumerate(self.child.graph) for output in node.outputs}
         ordered = sorted(pairs.items(), key=lambda pair: order.get(pair[1], 0))
         return {name: child_name for name, child_name in ordered if name not in outputs}
+
+    def _only_change(self) -> dict[str, str]:
+        """The value whose node alone is another, where it goes by another name: nothing downstream makes up for it."""
+        if self.ties.untied or len(self.ties.changed) != 1:
+            return {}
+        ((before, after),) = self.ties.changed
+        return {str(before.name): str(after.name)} if before.name and after.name else {}
+
+    def _renamed(self, known: Collection[str]) -> dict[str, str]:
+        """Values next to the suspects that the parent has under other names."""
+        by_name = {output.name: output for node in self.child.graph for output in node.outputs}
+        found = [name for value in self.suspects for name in nearest_values(self.child, value) if name not in known]
+        pairs = {self.ties.parents_name(by_name[name]): name for name in found}
+        return {before: after for before, after in pairs.items() if before is not None and before != after}
 
     # -- the runs ------------------------------------------------------------------------------------------------------
 
@@ -209,12 +231,13 @@ class Verification:
                 + (" and others" if len(self.stage.drawn) > 1 else "")
             )
         self.verdict.conclude()
+        self._weigh()
         if certificate.failures:
             self._locate()
         certificate.warnings += self.watch.warnings()
         if not certificate.failures:
             self._prove()
-        if self.request.faults and not certificate.failures:
+        if self.request.faults and not certificate.failures and not certificate.unproven:
             plant_faults(
                 certificate,
                 (self.child, self.child_running),
@@ -243,6 +266,42 @@ class Verification:
                         f"{self.stage.provider.removesuffix('ExecutionProvider')}, such as {elsewhere[0]!r}"
                     )
         self.certificate.settings = {**self.certificate.settings, "nodes": nodes}
+
+    def _weigh(self) -> None:
+        """Notes weights whose numbers differ though all else is the same: two functions, whether inputs showed it or
+        not. Where they did not, that is no proof of a difference that anybody sees, and none of equivalence."""
+        certificate = self.certificate
+        compared = [*certificate.outputs, *certificate.inner]
+        status = {(leaf.name, leaf.child_name): leaf.status for leaf in compared}
+        shown = {name for (_, name), found in status.items() if found == "differs"}
+        decides = self.request.inner and not self.request.tolerances
+        found = [difference for difference in self.ties.differences if difference.alone or not decides]
+        if decides:
+            believed = Ties(
+                self.parent,
+                self.child,
+                self.definitions,
+                lambda before, after: status.get((str(before.name), str(after.name)), "") in _AGREEING,
+            )
+            found = found or [difference for difference in believed.differences if difference.named]
+        for difference in found[:_LISTED_WEIGHTS]:
+            if self._is_silent(difference):
+                continue
+            seen = difference.child_value in shown
+            certificate.weights.append(difference.to_json() | {"shown": seen, "counts": decides})
+            if certificate.failures:
+                continue
+            if decides:
+                certificate.unproven.append(
+                    f"{difference}; all else at this node is the same, and no input showed it: data by --inputs may, "
+                    "and --inner none goes by outputs alone"
+                )
+            else:
+                certificate.warnings.append(f"{difference}, which no output showed")
+
+    def _is_silent(self, difference: WeightDifference) -> bool:
+        """Whether what is computed with a weight is multiplied by zeros in both models, whatever it is."""
+        return bool(silenced_by(self.parent, difference.parents)) and bool(silenced_by(self.child, difference.weight))
 
     def _locate(self) -> None:
         """Names the first value that differs, looking inside where only outputs were seen to."""

@@ -150,7 +150,7 @@ def _grown(task: Mapping[str, Any], stage: Callable[[str], None], known: dict[st
     if delivered.path is None:
         assert delivered.certificate is not None and check is not None
         stage("looking for the step that broke it")
-        reason = "; ".join(delivered.certificate.failures) or "the child does not compute what its parent does"
+        reason = "; ".join(delivered.certificate.reasons) or "the child does not compute what its parent does"
         known["broken_by"] = _broken_by(parent, child, check)
         return {**known, "outcome": "not-equivalent", "code": "not-equivalent", "reason": reason}
     files = [path.name] if delivered.data_path is None else [delivered.data_path.name, path.name]
