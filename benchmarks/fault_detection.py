@@ -29,10 +29,12 @@ import argparse
 import functools
 import hashlib
 import json
+import multiprocessing
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,9 @@ def work(path: Path, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
                 answer, why = None, f"{type(error).__name__}: {error}"[:200]
             said[name] = {"same": answer, "seconds": round(time.perf_counter() - begin, 4), "why": why}
         if pair.ratio is not None:
-            said["onnxmorph"]["ratio"] = _number(pair.ratio)
+            said["onnxmorph"] |= {"ratio": _number(pair.ratio), "verdict": pair.verdict}
+        if pair.algebra is not None:
+            said["onnxmorph"]["algebra"] = _number(pair.algebra)
         return said
 
     children: list[TrueChild | None] = [None]  # the model itself
@@ -181,23 +185,49 @@ def run(options: argparse.Namespace) -> None:
         chosen = [path for path in chosen if half(path) == options.half]
     if options.sample:
         chosen = [path for path in chosen if path.stem in SAMPLE]
-    for path in chosen:
-        name = str(path.relative_to(ROOT.parent if ROOT not in path.parents else ROOT))
-        if name in done:
-            continue
-        begin = time.perf_counter()
-        events: list[dict[str, Any]] = []
-        ended = ""
-        try:
-            events += work(path, options)
-        except Exception as error:  # one model costs itself, and is said
-            ended = f"{type(error).__name__}: {error}"[:300]
-        events.append({"event": "finished", "ended": ended, "seconds": round(time.perf_counter() - begin, 1)})
+    left = [path for path in chosen if _name(path) not in done]
+    for path, events in _worked(left, options):
         with results.open("a", encoding="utf-8") as stream:
             for event in events:
-                stream.write(json.dumps({"path": name, "half": half(path), **event}) + "\n")
+                stream.write(json.dumps({"path": _name(path), "half": half(path), **event}) + "\n")
         count = sum(event["event"] == "fault" for event in events)
-        print(f"{name}: {count} faults, {events[-1]['seconds']} s {ended or ''}", file=sys.stderr, flush=True)
+        last = events[-1]
+        print(f"{_name(path)}: {count} faults, {last['seconds']} s {last['ended']}", file=sys.stderr, flush=True)
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT.parent if ROOT not in path.parents else ROOT))
+
+
+def _worked(paths: Sequence[Path], options: argparse.Namespace) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """What came of each model, as it is done; several at a time, each in a process of its own, where that is asked."""
+    if options.jobs == 1:
+        for path in paths:
+            yield path, _whole(path, options)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        # Large ones first: else one of them is left to run alone.
+        tasks = {pool.submit(_whole, path, options): path for path in reversed(paths)}
+        for task in as_completed(tasks):
+            yield tasks[task], task.result()
+
+
+def _whole(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All events of one model, an error among them where it ends in one."""
+    begin = time.perf_counter()
+    events: list[dict[str, Any]] = []
+    ended = ""
+    try:
+        for event in work(path, options):
+            events.append(event)
+            if time.perf_counter() - begin > options.most_seconds:
+                ended = f"broken off after {options.most_seconds:g} s"
+                break
+    except Exception as error:  # one model costs itself, and is said
+        ended = f"{type(error).__name__}: {error}"[:300]
+    events.append({"event": "finished", "ended": ended, "seconds": round(time.perf_counter() - begin, 1)})
+    return events
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -215,6 +245,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--comparers", default="", help="names, with commas; default: all that are installed")
     made.add_argument("--morphs", type=int, default=7, help="true children of a model, at most")
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--jobs", type=int, default=1, help="models at a time")
+    made.add_argument("--most-seconds", type=float, default=240.0, help="after which a model is broken off")
     made.add_argument("--resume", action="store_true")
     made.add_argument("--report", action="store_true")
     made.add_argument("--results", type=Path, default=RESULTS)

@@ -31,6 +31,10 @@ class Pair:
         self.parent_bytes, self.child_bytes = serialised(parent), serialised(child)
         self.ratio: float | None = None
         """Largest difference over noise that our verifier saw."""
+        self.algebra: float | None = None
+        """Largest residual of what was composed, over what rounding explains of it."""
+        self.verdict = ""
+        """And its verdict in words: ``unproven`` where it knows of a difference that no input showed."""
 
 
 def _onnxmorph(pair: Pair) -> bool:
@@ -38,6 +42,9 @@ def _onnxmorph(pair: Pair) -> bool:
     certificate = verify(pair.parent, pair.child, provider="cpu", seed=pair.seed, faults=False)
     ratios = [max(leaf.ratio, leaf.channel_ratio) for leaf in (*certificate.outputs, *certificate.inner)]
     pair.ratio = max(ratios, default=0.0)
+    pair.verdict = certificate.verdict
+    if certificate.static is not None and certificate.static["proved"]:
+        pair.algebra = certificate.static["residual"] / max(certificate.static["rounding_bound"], 1e-300)
     return certificate.equivalent
 
 
