@@ -203,7 +203,8 @@ def _refused(refusal: Refusal | SelectionError | Exception) -> Result:
 def _size(model: ir.Model) -> int:
     """Floating-point numbers that the main graph stores."""
     stored = [value.const_value for value in model.graph.initializers.values()]
-    stored += [node.attributes["value"].value for node in model.graph if "value" in node.attributes]
+    constants = (node for node in model.graph if node.op_type == "Constant" and "value" in node.attributes)
+    stored += [node.attributes["value"].value for node in constants]
     return sum(tensor.size for tensor in stored if tensor is not None and tensor.dtype.is_floating_point())
 
 

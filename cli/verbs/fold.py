@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 KINDS = (
+    "freeze",
     "batch-norm",
     "activation",
     "identity",
@@ -41,7 +42,13 @@ KINDS = (
     help="Only what touches this layer: node name, weight name, path component, glob, or #N of inspect; repeatable."
     " [default: all of the model]",
 )
-@click.option("--only", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; repeatable.")
+@click.option(
+    "--only",
+    "kinds",
+    type=click.Choice(KINDS),
+    multiple=True,
+    help="Only this kind; repeatable. [default: all but freeze]",
+)
 @growth_options("what the verification draws")
 def command(
     *,
@@ -53,7 +60,8 @@ def command(
     """Fold what MODEL need not have: the inverse of every morph, until nothing more folds.
 
     Batch norms go into layers, parametric activations that have come to an end become plain, layers with nothing but
-    the linear between them become one, branches and channels without effect go. The child computes what its parent
+    the linear between them become one, branches and channels without effect go. Weights that are graph inputs too,
+    which callers may replace, become constants with --only freeze. The child computes what its parent
     computes, and is verified before it is put in place. Exit code 0: done; 1: not equivalent, and not written; 3:
     nothing folds.
     """

@@ -291,7 +291,7 @@ class _Search:
                 found.block(
                     "weight-overridable",
                     f"its {what} '{given.name}' is also a graph input, so a caller may replace it",
-                    "remove it from the graph inputs",
+                    "fold --only freeze makes it a constant",
                 )
             elif position == 3:
                 found.bias = source
@@ -348,7 +348,7 @@ class _Search:
             found.block(
                 "weight-overridable",
                 f"its weight '{weighed.name}' is also a graph input, so a caller may replace it",
-                "remove it from the graph inputs",
+                "fold --only freeze makes it a constant",
             )
         return found
 
@@ -411,7 +411,7 @@ class _Search:
             found.block(
                 "bias-overridable",
                 f"its bias '{given.name}' is also a graph input, so a caller may replace it",
-                "remove it from the graph inputs",
+                "fold --only freeze makes it a constant",
             )
         found.bias = source
         dims = source.shape

@@ -3,6 +3,7 @@
 Kinds of folds, in the order they are tried; the whole order is repeated until nothing more folds:
 
 ==============  ======================================================================================================
+``freeze``      weights that callers may replace, since they are graph inputs too: constants; only when asked for
 ``batch-norm``  a batch normalisation in any spelling, into the linear layer before it or after it
 ``activation``  a parametric activation at an end of its parameter: phi, or the identity
 ``identity``    a layer whose kernel is the identity; the same idempotent activation twice
@@ -36,6 +37,7 @@ from onnxmorph.morphs.folds.batch_norm import BatchNormRule
 from onnxmorph.morphs.folds.branches import SkipRule
 from onnxmorph.morphs.folds.chains import ChainRule
 from onnxmorph.morphs.folds.channels import DeadRule, DuplicateRule
+from onnxmorph.morphs.folds.defaults import FreezeRule
 from onnxmorph.morphs.folds.identities import IdentityRule
 from onnxmorph.morphs.folds.rims import KernelRule
 from onnxmorph.morphs.folds.sums import SumRule
@@ -44,6 +46,7 @@ from onnxmorph.plan import Change, Child, Plan
 __all__ = ["FOLDS", "FoldPlan", "fold", "plan_fold"]
 
 _RULES: Mapping[str, Callable[[], Rule]] = {
+    "freeze": FreezeRule,
     "batch-norm": BatchNormRule,
     "activation": ActivationRule,
     "identity": IdentityRule,
@@ -59,6 +62,9 @@ _RULES: Mapping[str, Callable[[], Rule]] = {
 FOLDS = tuple(_RULES)
 """The kinds of folds, in the order they are tried."""
 
+_WHEN_ASKED = frozenset({"freeze"})
+"""Kinds that change what a caller may do, and so are not tried unless they are named."""
+
 
 def plan_fold(
     model: ir.Model,
@@ -71,7 +77,7 @@ def plan_fold(
     Args:
         model: The parent.
         layer: Only what touches these layers, as a person types them; default all of the model.
-        only: Kinds to fold, one or several of :data:`FOLDS`; default all.
+        only: Kinds to fold, one or several of :data:`FOLDS`; default all but ``freeze``.
 
     Returns:
         One plan for each sweep of one kind, in order; together they are the child.
@@ -150,7 +156,7 @@ class FoldPlan(Plan):
 
 def _kinds(only: str | Collection[str] | None) -> tuple[str, ...]:
     if only is None:
-        return FOLDS
+        return tuple(kind for kind in FOLDS if kind not in _WHEN_ASKED)
     asked = [only] if isinstance(only, str) else list(only)
     for kind in asked:
         if kind not in _RULES:

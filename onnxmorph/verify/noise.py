@@ -3,6 +3,7 @@
 Inputs and weights move to a neighbouring floating-point number, up or down by a coin. Only what looks like measured or
 trained numbers moves: whole numbers stay (masks, one-hot tables, the 1 of ``1 - mask``, ids carried as floats), and so
 do constants that shape or quantize (Resize scales, quantization scales), where one step would change the question.
+Weights of layers that the child has others for move even where they are whole: what replaces them is rounded.
 """
 
 from __future__ import annotations
@@ -49,24 +50,28 @@ _SHAPING = {
 }
 """``(op, input)`` places whose constants decide sizes, steps or bounds rather than weigh anything."""
 
+_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+"""Operators that multiply by their constants, and compare nothing with them."""
+
 
 def is_floating(array: Array) -> bool:
     """Whether the array holds floating-point numbers, numpy's own or ml_dtypes' (bfloat16 and the 8-bit ones)."""
     return array.dtype.kind in "fc" or (array.dtype.kind == "V" and array.dtype.names is None)
 
 
-def moved(array: Array, generator: np.random.Generator, roundings: int = 1) -> Array:
+def moved(array: Array, generator: np.random.Generator, roundings: int = 1, *, whole: bool = False) -> Array:
     """``array`` with every finite number that is not whole moved to one of its two neighbours in its own type.
 
     Args:
         roundings: How many neighbours further.
+        whole: Move whole numbers too, all but zeros.
     """
     if array.size == 0:
         return array
     if array.size > _BLOCK:  # in blocks: the steps below take many times the memory of what they work on
         flat, result = array.reshape(-1), np.empty(array.size, array.dtype)
         for start in range(0, array.size, _BLOCK):
-            result[start : start + _BLOCK] = moved(flat[start : start + _BLOCK], generator, roundings)
+            result[start : start + _BLOCK] = moved(flat[start : start + _BLOCK], generator, roundings, whole=whole)
         return result.reshape(array.shape)
     if array.dtype.kind == "f":
         # Neighbours of one sign are neighbours as integers: several times as fast as asking for the next number.
@@ -85,7 +90,8 @@ def moved(array: Array, generator: np.random.Generator, roundings: int = 1) -> A
         neighbours = (array.view(np.uint16).astype(np.int32) + step).astype(np.uint16).view(array.dtype)
         largest = float(ml_dtypes.finfo(array.dtype).max) / 2  # type: ignore[no-untyped-call]
     with np.errstate(over="ignore", invalid="ignore"):
-        stays = (array == np.rint(array.astype(np.float32))) | ~(np.abs(array) < largest)
+        settled = np.zeros_like(array) if whole else np.rint(array.astype(np.float32))
+        stays = (array == settled) | ~(np.abs(array) < largest)
     return np.where(stays, array, neighbours).astype(array.dtype)
 
 
@@ -162,6 +168,7 @@ def moved_tensors(
     only: Collection[str] | None = None,
     most_bytes: int = 1 << 28,
     roundings: int = 1,
+    whole: bool = False,
 ) -> dict[ir.Value, ir.TensorProtocol]:
     """The floating-point weights of a model moved by one rounding, by the value that carries them.
 
@@ -169,6 +176,7 @@ def moved_tensors(
         only: Names of the weights to move; all of them without it.
         most_bytes: Memory the moved copies may take; what does not fit stays and is left out.
         roundings: How many roundings they move by.
+        whole: In weights of linear layers whole numbers move too, all but zeros.
     """
     found: dict[ir.Value, ir.TensorProtocol] = {}
     spent = 0
@@ -178,7 +186,8 @@ def moved_tensors(
         if spent + tensor.nbytes > most_bytes:
             continue
         spent += tensor.nbytes
-        array = moved(np.asarray(tensor.numpy()), generator, roundings)
+        all_numbers = whole and any(use.node.op_type in _LINEAR for use in value.uses())
+        array = moved(np.asarray(tensor.numpy()), generator, roundings, whole=all_numbers)
         found[value] = ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
     return found
 

@@ -56,7 +56,8 @@ class ValueMaker:
         feeds: Feeds = {}
         for spec in self._specs:
             request = _Request(spec.shape(sizes), sizes, distribution, index, keep_ids)
-            value = self._value(spec, request, generator)
+            # Arithmetic on an array without axes gives a scalar, which ONNX Runtime does not take.
+            value = np.asarray(self._value(spec, request, generator))
             feeds[spec.name] = [value, value] if spec.container == "sequence" else value
         return feeds
 

@@ -459,7 +459,7 @@ class Verification:
             return child, None if large else self.stage.open(self.child, child=True, optimise=True)
 
     def _open_near(self) -> Runnable:
-        moved = moved_tensors(self.parent, self.noise, only=self.region, most_bytes=_MOST_MOVED_BYTES)
+        moved = moved_tensors(self.parent, self.noise, only=self.region, most_bytes=_MOST_MOVED_BYTES, whole=True)
         return self.stage.varied(self.parent_running, self.parent, moved)
 
     def _open_far(self) -> Runnable:

@@ -601,4 +601,43 @@ def test_every_kind_is_found_somewhere() -> None:
     for name in ("widen pair", "subnet stacked"):
         child = apply(model, [MORPHS[name](model, layer)]).model  # type: ignore[list-item]
         seen |= {plan.kind for plan in plan_fold(child)}
-    assert seen == set(FOLDS)
+    assert seen == set(FOLDS) - {"freeze"}
+
+
+def replaceable(ir_version: int = 8) -> ir.Model:
+    """Two layers whose weights are graph inputs too, one behind a Transpose."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: {ir_version}, opset_import: ["" : 13]> g '
+        "(float[N,4] x, float[8,4] w1, float[8] b1, float[8,3] w2) => (float[N,3] y)"
+        " { t = Transpose<perm=[1,0]>(w1) m = MatMul(x, t) h = Add(m, b1) r = Relu(h) y = MatMul(r, w2) }"
+    )
+    draw = np.random.default_rng(0)
+    for name, shape in (("w1", (8, 4)), ("b1", (8,)), ("w2", (8, 3))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(draw.standard_normal(shape).astype("f4"), name))
+    return from_proto(model)
+
+
+def test_weights_that_callers_could_replace_become_constants_when_asked() -> None:
+    parent = replaceable()
+    assert [layer.blocked is not None for layer in layers(parent)] == [True, True]
+    with pytest.raises(Refusal, match="nothing folds"):
+        fold(parent)
+    child = fold(parent, only="freeze")
+    assert [value.name for value in child.model.graph.inputs] == ["x"]
+    assert list(child.model.graph.initializers) == list(parent.graph.initializers)
+    assert [layer.blocked for layer in layers(child.model)] == [None, None]
+    certificate = verify(parent, child.model, provider="cpu")
+    assert certificate.equivalent and "no longer can be" in certificate.warnings[0]
+    again = plan_from_record(files.records(child.model)[0]).apply(parent)
+    assert files.content_hash(again.model) == files.content_hash(child.model)
+
+
+def test_freezing_one_layer_leaves_the_weights_of_the_others() -> None:
+    child = fold(replaceable(), "m", only="freeze").model
+    assert [value.name for value in child.graph.inputs] == ["x", "w2"]
+    assert [layer.blocked is None for layer in layers(child)] == [True, False]
+
+
+def test_files_that_had_to_list_their_weights_have_nothing_to_freeze() -> None:
+    with pytest.raises(Refusal, match="nothing of the kinds freeze"):
+        fold(replaceable(ir_version=3), only="freeze")

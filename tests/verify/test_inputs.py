@@ -213,3 +213,16 @@ def test_the_first_size_is_looked_for_beyond_a_short_budget() -> None:
 
     assert {sizes["T"] for sizes in plan.find_sizes(runs, out_of_time=lambda: True)} == {576}
     assert len(tried) > 10
+
+
+def test_inputs_without_axes_are_arrays_all_the_same() -> None:
+    model = small_model(
+        "(float[N,4] x, float bound, float16 half) => (bool[N,4] y, float16 z)",
+        "y = Less(x, bound)\n z = Neg(half)",
+        {},
+    )
+    plan, sizes = planned(model)
+    assert sizes
+    for item in plan.sets(sizes, 4):
+        assert all(isinstance(value, np.ndarray) for value in item.feeds.values())
+        assert item.feeds["bound"].shape == () and item.feeds["bound"].dtype == np.float32

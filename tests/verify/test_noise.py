@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnxmorph.verify.noise import moved, moved_weights
+from onnxmorph.verify.noise import moved, moved_tensors, moved_weights
 from tests.verify.graphs import small_model, weights
 
 
@@ -48,3 +48,16 @@ def test_weights_move_and_sizes_do_not() -> None:
     assert (np.asarray(before["w"].const_value.numpy()) == tensors["w"]).all()  # type: ignore[union-attr]
     none = moved_weights(model, np.random.default_rng(0), only=set())
     assert none.graph.initializers["w"].const_value is before["w"].const_value
+
+
+def test_whole_numbers_move_in_weights_of_layers_when_asked() -> None:
+    signs = np.asarray([[1, -1, 0], [-1, 1, 0]], np.float32)
+    body = "h = MatMul(x, w)\n ones = Equal(mask, one)\n y = Where(ones, h, x)"
+    tensors = {"w": signs[:, :2], "mask": np.ones((1, 2), np.float32), "one": np.ones(2, np.float32)}
+    model = small_model("(float[N,2] x) => (float[N,2] y)", body, tensors)
+    values = model.graph.initializers
+    found = moved_tensors(model, np.random.default_rng(0), whole=True)
+    assert (found[values["w"]].numpy() != signs[:, :2]).all() and (found[values["mask"]].numpy() == 1).all()
+    kept = moved_tensors(model, np.random.default_rng(0))
+    assert (kept[values["w"]].numpy() == signs[:, :2]).all()
+    assert (moved(signs, np.random.default_rng(0), whole=True)[:, 2] == 0).all()

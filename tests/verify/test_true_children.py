@@ -10,6 +10,7 @@ import pytest
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import RuntimeFailure
+from onnxmorph.morphs import plan_deepen
 from onnxmorph.verify import Certificate, verify
 from tests.verify.graphs import small_model, weights
 
@@ -249,3 +250,15 @@ def test_same_seed_same_certificate() -> None:
 def test_zoo_model_equals_itself(name: str) -> None:
     path = ZOO / f"{name}.onnx"
     assert verify(path, path, provider="cpu", time_budget=5).equivalent
+
+
+def test_a_layer_of_whole_weights_between_equal_values_is_held_to_the_rounding_of_what_replaces_it() -> None:
+    # Minimum and maximum of pairs by sums and differences: the values of a pair are equal, and their difference moves
+    # by nothing at all as long as the ones of the layer are not rounded either.
+    u = np.repeat(weights(32, 8, scale=3), 2, axis=1)
+    signs = np.kron(np.eye(8), [[1, -1, -1, 1], [1, -1, 1, -1]]).astype(np.float32)
+    body = "c = MatMul(x, u)\n h = MatMul(c, signs)\n r = Relu(h)\n y = MatMul(r, v)"
+    model = small_model(FLAT, body, {"u": u, "signs": signs, "v": weights(32, 10)})
+    child = plan_deepen(model, "signs").apply(model).model
+    certificate = judge(model, child)
+    assert certificate.equivalent, certificate.failures
