@@ -50,6 +50,7 @@ Provider = Literal["auto", "cuda", "cpu", "both"]
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _MOST_THREADS = 8
+_FIRST_IR_WITH_FREE_INITIALIZERS = 4
 _CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
@@ -254,6 +255,7 @@ def prepare(model: ir.Model) -> Prepared:
     from onnxmorph.model import RuntimeForm, runtime_form
     from onnxmorph.verify.noise import movable
 
+    model = _with_defaults(model)
     weights = frozenset(
         str(value.name)
         for value in model.graph.initializers.values()
@@ -269,6 +271,25 @@ def prepare(model: ir.Model) -> Prepared:
     values = [value for node in model.graph for value in node.outputs if value.name]
     infos = _Infos({str(value.name): value for value in [*model.graph.inputs, *values]})
     return Prepared(RuntimeForm(form.proto, used), infos, weights & used.keys())
+
+
+def _with_defaults(model: ir.Model) -> ir.Model:
+    """The model without the inputs that have defaults: nothing is fed to them here.
+
+    A weight that could be fed is not packed and no node is fused with it, so that the same model with its weights as
+    constants would be rounded differently.
+    """
+    given = [value for value in model.graph.inputs if value.is_initializer()]
+    if not given or model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS:
+        return model
+    from onnxmorph.model import clone
+
+    names = {value.name for value in given}
+    copy = clone(model)
+    kept = [value for value in copy.graph.inputs if value.name not in names]
+    copy.graph.inputs.clear()
+    copy.graph.inputs.extend(kept)
+    return copy
 
 
 class _Infos(Mapping[str, bytes]):

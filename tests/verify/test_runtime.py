@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxmorph.errors import RuntimeFailure
 from onnxmorph.model import runtime_form
-from onnxmorph.verify.runtime import choose_provider, open_session, providers_by_node, runtime_version
+from onnxmorph.verify.runtime import choose_provider, open_session, prepare, providers_by_node, runtime_version
 from tests.verify.graphs import small_model, weights
 
 CPU = "CPUExecutionProvider"
@@ -87,3 +88,13 @@ def test_nothing_is_printed_and_tf32_is_forbidden() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "NVIDIA_TF32_OVERRIDE"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_weights_that_could_be_fed_run_as_the_constants_they_are_by_default() -> None:
+    model = small_model("(float[N,4] x, float[4,3] w) => (float[N,3] y)", "y = MatMul(x, w)", {"w": weights(4, 3)})
+    ready = prepare(model)
+    assert [value.name for value in onnx.load_from_string(ready.form.proto).graph.input] == ["x"]
+    assert ready.weights == {"w"}
+    assert [value.name for value in model.graph.inputs] == ["x", "w"]
+    x = weights(2, 4, seed=1)
+    np.testing.assert_allclose(open_session(model, CPU).run({"x": x})["y"], x @ weights(4, 3), rtol=1e-5)
