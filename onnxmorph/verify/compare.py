@@ -106,8 +106,8 @@ def flatten(value: Any, name: str) -> dict[str, Array | None]:
 
 
 def _as_float(numbers: list[Any]) -> Array:
-    """The numbers of maps. ZipMap, which alone makes maps, gives float; Python has no such number and hands out doubles,
-    by whose rounding no child could be right."""
+    """The numbers of maps: ZipMap, which alone makes maps, gives float, and Python makes doubles of that, by whose
+    rounding no child could be right."""
     array = np.asarray(numbers)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 

@@ -160,18 +160,18 @@ def test_flatten_sequences_maps_and_nothing() -> None:
     assert list(flat) == ["y.length", "y[0]", "y[1].length", "y[1][0]"]
     rows = flatten([{1: 0.5, 0: 0.25}, {0: 0.1, 1: 0.9}], "p")
     assert rows["p"] is not None
-    assert rows["p"].tolist() == [[0.25, 0.5], [0.1, 0.9]]
+    assert rows["p"].tolist() == np.asarray([[0.25, 0.5], [0.1, 0.9]], np.float32).tolist()
     assert flatten(None, "o") == {"o": None}
 
 
 def test_numbers_of_maps_round_as_the_floats_that_zipmap_gives() -> None:
     """ONNX Runtime hands them out as Python's doubles, of which one float rounding is a billion."""
-    numbers = np.float32([0.7, 0.3])
-    for given in ([{0: 0.7, 1: 0.3}], {"a": 0.7, "b": 0.3}):
-        flat = flatten(given, "p")["p"]
+    numbers = np.asarray([0.7, 0.3], np.float32)
+    for maps in ([{0: 0.7, 1: 0.3}], {"a": 0.7, "b": 0.3}):
+        flat = flatten(maps, "p")["p"]
         assert flat is not None and flat.dtype == np.float32
-    parent = flatten([dict(enumerate(map(float, numbers)))], "p")["p"]
-    child = flatten([dict(enumerate(map(float, np.nextafter(numbers, np.float32(1)))))], "p")["p"]
+    parent = flatten([dict(enumerate(numbers.tolist()))], "p")["p"]
+    child = flatten([dict(enumerate(np.nextafter(numbers, np.float32(1)).tolist()))], "p")["p"]
     assert measure(parent, child, []).worst() < LIMIT
     assert flatten([{0: 1, 1: 2}], "p")["p"].dtype.kind == "i"  # type: ignore[union-attr]
 
