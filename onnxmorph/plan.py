@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 import onnxmorph
 from onnxmorph import model as files
 from onnxmorph._ir import ir
@@ -24,7 +26,7 @@ class NewFactor:
 
     Attributes:
         name: The initializer that holds it.
-        shape: Its shape as stored.
+        shape: ``(out, in/groups, *kernel)``.
         occupancy: Share of entries that are not zero, 0 to 1.
         scale_ratio: Standard deviation over He's ``sqrt(2 / fan_in)``.
     """
@@ -33,6 +35,13 @@ class NewFactor:
     shape: tuple[int, ...]
     occupancy: float
     scale_ratio: float
+
+    @classmethod
+    def of(cls, name: str, kernel: np.ndarray) -> NewFactor:
+        """What there is to tell of a kernel ``(out, in/groups, *kernel)`` in an initializer of this name."""
+        from onnxmorph.equation.factorization import occupancy, scale_ratio
+
+        return cls(name, tuple(kernel.shape), occupancy(kernel), scale_ratio(kernel))
 
     def to_json(self) -> dict[str, Any]:
         """The factor as the command line prints it."""

@@ -27,13 +27,12 @@ import numpy as np
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, replace_uses, take_name
 from onnxmorph.equation import Factorization, beside, default_width, identity_kernel, least_width, mirror, solve
-from onnxmorph.equation.factorization import occupancy, scale_ratio
 from onnxmorph.errors import Refusal, SelectionError
-from onnxmorph.graph.activations import Activation, emit, emit_parametric, named
+from onnxmorph.graph.activations import Activation, named
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.inner_activations import emit_inner, layers_own, mean_parameters
 from onnxmorph.morphs.sequence import (
     LayerNames,
-    channel_rank,
     check_borders,
     margins,
     plain_layer,
@@ -115,7 +114,7 @@ def plan_deepen(
         kernel=taps,
         width=hidden,
         activation=phi.name,
-        parameters={name: float(np.mean(value)) for name, value in phi.parameters.items()},
+        parameters=mean_parameters(phi),
         parametric=parametric,
         place=place,
         seed=seed,
@@ -245,8 +244,7 @@ class DeepenPlan(Plan):
         )
         replace_layer(build, layer, out)
         factors = tuple(
-            NewFactor(names.initializer(index, "weight"), tuple(kernel.shape), occupancy(kernel), scale_ratio(kernel))
-            for index, kernel in enumerate(result.factors)
+            NewFactor.of(names.initializer(index, "weight"), kernel) for index, kernel in enumerate(result.factors)
         )
         return Change(factors, result.residual, frontier)
 
@@ -284,21 +282,8 @@ class DeepenPlan(Plan):
         channels: int,
         fresh: np.ndarray | None = None,
     ) -> ir.Value:
-        if not self.parametric:
-            return emit(build, phi, x, output_name=names.value("act"), channels=channels, dtype=layer.dtype)
-        return emit_parametric(
-            build,
-            phi,
-            x,
-            a=1.0 if fresh is None else np.where(fresh, 0.0, 1.0),
-            per_channel=True,
-            channels=channels,
-            channel_axis=layer.output_axis,
-            rank=channel_rank(layer),
-            label=names.part("act"),
-            output_name=names.value("act"),
-            dtype=layer.dtype,
-        )
+        a = None if not self.parametric else 1.0 if fresh is None else np.where(fresh, 0.0, 1.0)
+        return emit_inner(build, layer, names, phi, x, channels=channels, a=a)
 
     # -- a new layer after the one that stays ------------------------------------------------------------------------
 
@@ -329,9 +314,7 @@ class DeepenPlan(Plan):
         out = plain_layer(build, layer, names, 1, x, kernel, groups)
         if not self.parametric:
             out = self._activation(build, layer, names, phi, out, layer.out_channels)
-        return out, (
-            NewFactor(names.initializer(1, "weight"), tuple(kernel.shape), occupancy(kernel), scale_ratio(kernel)),
-        )
+        return out, (NewFactor.of(names.initializer(1, "weight"), kernel),)
 
     def _residual(
         self, build: Builder, layer: LinearLayer, names: LayerNames, phi: Activation, value: ir.Value
@@ -346,9 +329,9 @@ class DeepenPlan(Plan):
         hidden = self._activation(build, layer, names, phi, hidden, self.width)
         branch = plain_layer(build, layer, names, 2, hidden, zero, 1)
         out = build.node("Add", [value, branch], name=names.node("residual", "Add"), output=names.value("sum"))
-        return out, tuple(
-            NewFactor(names.initializer(index, "weight"), tuple(array.shape), occupancy(array), scale_ratio(array))
-            for index, array in ((1, kernel), (2, zero))
+        return out, (
+            NewFactor.of(names.initializer(1, "weight"), kernel),
+            NewFactor.of(names.initializer(2, "weight"), zero),
         )
 
 
@@ -356,13 +339,7 @@ class DeepenPlan(Plan):
 
 
 def _inner_activation(layer: LinearLayer, activation: str) -> Activation:
-    """The activation between the two layers; per-channel parameters of the layer's own become their mean."""
-    if activation != "same":
-        return named(activation)
-    own = layer.activation
-    if own is None or own.name == "Custom":
-        return named("Relu")
-    return named(own.name, **{name: float(np.mean(value)) for name, value in own.parameters.items()})
+    return layers_own(layer) if activation == "same" else named(activation)
 
 
 _VANISHING = 1e-20

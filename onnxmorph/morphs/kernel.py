@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, drop_unused, rename_value
 from onnxmorph.equation import embed
-from onnxmorph.equation.factorization import occupancy, scale_ratio
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.target import find_layer, layer_by_key
@@ -136,7 +135,7 @@ class KernelPlan(Plan):
         if padding is not None:
             node.attributes.pop("auto_pad", None)
             node.attributes["pads"] = ir.AttrInt64s("pads", padding)
-        factor = NewFactor(weight.name or "", tuple(kernel.shape), occupancy(kernel), scale_ratio(kernel))
+        factor = NewFactor.of(weight.name or "", kernel)
         return Change((factor,), 0.0, (layer.output.name or "",), tuple(notes))
 
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, drop_unused, opset_of, rename_value, replace_uses, take_name
-from onnxmorph.equation import occupancy, scale_ratio
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.layers import LinearLayer
@@ -142,7 +141,7 @@ class SkipPlan(Plan):
                 last.node.replace_input_with(index, joined)
         if old.name and old.name in drop_unused(child, [old]):
             rename_value(child, weight, old.name)
-        factor = NewFactor(weight.name or "", tuple(wide.shape), occupancy(wide), scale_ratio(wide))
+        factor = NewFactor.of(weight.name or "", wide)
         return Change((factor,), 0.0, (last.output.name or "",))
 
     def _bridged(self, build: Builder, x: ir.Value, label: str) -> ir.Value:
@@ -175,7 +174,7 @@ class SkipPlan(Plan):
         weight = build.initializer(f"{label}.weight", WeightForm(op).weight(kernel))
         settings: dict[str, Any] = {"kernel_shape": [1] * axes} if axes else {}
         out = build.node(op, [x, weight], name=f"{label}.projection", output=f"{label}.projection", **settings)
-        return out, (NewFactor(weight.name or "", kernel.shape, occupancy(kernel), scale_ratio(kernel)),)
+        return out, (NewFactor.of(weight.name or "", kernel),)
 
 
 def _given(layer: LinearLayer) -> ir.Value:

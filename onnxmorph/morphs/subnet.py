@@ -16,14 +16,13 @@ import numpy as np
 from onnxmorph._ir import ir
 from onnxmorph.edit import Builder
 from onnxmorph.equation import extent, solve_sequence, split
-from onnxmorph.equation.factorization import occupancy, scale_ratio
 from onnxmorph.errors import Refusal, SelectionError
-from onnxmorph.graph.activations import Activation, emit, emit_parametric, named
+from onnxmorph.graph.activations import Activation, named
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.inner_activations import emit_inner, layers_own, mean_parameters
 from onnxmorph.morphs.sequence import (
     Between,
     LayerNames,
-    channel_rank,
     check_borders,
     margins,
     replace_layer,
@@ -219,8 +218,7 @@ class SubnetPlan(Plan):
                 )
             )
             factors += [
-                NewFactor(names.initializer(place, "weight"), tuple(array.shape), occupancy(array), scale_ratio(array))
-                for place, array in enumerate(result.factors)
+                NewFactor.of(names.initializer(place, "weight"), array) for place, array in enumerate(result.factors)
             ]
         total = outputs[0]
         for place, output in enumerate(outputs[1:], start=1):
@@ -249,27 +247,12 @@ def _offset(path: Path, part: np.ndarray) -> tuple[int, ...]:
 
 def _between(build: Builder, layer: LinearLayer, names: LayerNames, gap: Gap, at: int, x: ir.Value) -> ir.Value:
     """Batch norm and activation after factor ``at``."""
-    act = f"act{at}"
     if gap.batch_norm:
         x = _neutral_batch_norm(build, layer, names, gap.width, at, x)
     phi = gap.phi()
     if phi is None:
         return x
-    if gap.mirrored:
-        return emit(build, phi, x, output_name=names.value(act), channels=gap.width, dtype=layer.dtype)
-    return emit_parametric(
-        build,
-        phi,
-        x,
-        a=1.0,
-        per_channel=True,
-        channels=gap.width,
-        channel_axis=layer.output_axis,
-        rank=channel_rank(layer),
-        label=names.part(act),
-        output_name=names.value(act),
-        dtype=layer.dtype,
-    )
+    return emit_inner(build, layer, names, phi, x, channels=gap.width, a=None if gap.mirrored else 1.0, part=f"act{at}")
 
 
 def _neutral_batch_norm(
@@ -363,8 +346,7 @@ def _gap(layer: LinearLayer, template: Template, factor: TemplateFactor) -> Gap:
             f"{phi.name} has no linear odd part" if phi.odd_slope is None else f"{factor.width} is not even per group"
         )
         raise TemplateError(template.text, factor.at, f"no mirror here: {problem}")
-    parameters = {name: float(np.mean(value)) for name, value in phi.parameters.items()}
-    return Gap(factor.width, phi.name, parameters, mirrored, factor.batch_norm)
+    return Gap(factor.width, phi.name, mean_parameters(phi), mirrored, factor.batch_norm)
 
 
 def _activation(layer: LinearLayer, template: Template, factor: TemplateFactor) -> Activation | None:
@@ -375,7 +357,4 @@ def _activation(layer: LinearLayer, template: Template, factor: TemplateFactor) 
             return named(factor.activation)
         except SelectionError as error:
             raise TemplateError(template.text, factor.at, str(error)) from error
-    own = layer.activation
-    if own is None or own.name == "Custom":
-        return named("Relu")
-    return named(own.name, **{name: float(np.mean(value)) for name, value in own.parameters.items()})
+    return layers_own(layer)
