@@ -44,6 +44,7 @@ FIGURES = (
     Figure("factors", "What new factors look like", ("factors.py",)),
     Figure("files", "Growing one layer of a 500 MB model", ("files.py", "--deepen", "--runs", "5")),
     Figure("vgg16", "VGG16 to VGG16 (NetMorph), verified", ("vgg16.py",)),
+    Figure("providers", "The zoo's children on every provider there is", ("providers.py",)),
     Figure("mutations", "Faults seeded in the source, and whether the tests see them", ("mutations.py",)),
 )
 

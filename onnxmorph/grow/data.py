@@ -17,6 +17,7 @@ import torch
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.grow.types import NARROW, torch_type
+from onnxmorph.sample_names import inputs_of, parted
 
 __all__ = ["Data", "Samples", "Target", "read_samples"]
 
@@ -28,8 +29,6 @@ Data = Any
 """A path to an ``.npz`` file or to a folder with a folder of images per class; a mapping of arrays; a pair of inputs
 and targets; or a map-style ``torch.utils.data.Dataset`` of such pairs."""
 
-_TARGETS = ("target", "targets", "label", "labels", "y", "y_train")
-_SINGLE = ("x", "x_train", "input", "inputs", "data", "images")
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _CACHED = 1 << 30
 """Bytes of decoded images that are kept."""
@@ -86,7 +85,7 @@ class FromDataset:
 
         rows = default_collate([self.dataset[int(number)] for number in numbers])
         if isinstance(rows, Mapping):
-            inputs, target = _parted(dict(rows), self.names)
+            inputs, target = parted(dict(rows), self.names)
         else:
             *given, target = rows if isinstance(rows, list | tuple) and len(rows) > 1 else (rows, None)
             if len(given) == 1 and isinstance(given[0], Mapping):
@@ -229,9 +228,9 @@ def read_samples(
     if isinstance(data, tuple) and len(data) == 2:
         x, target = data
         arrays = dict(x) if isinstance(x, Mapping) else {"x": x}
-        given = _inputs_of(arrays, list(by_name))
+        given = inputs_of(arrays, list(by_name))
     elif isinstance(data, Mapping):
-        given, target = _parted(dict(data), list(by_name))
+        given, target = parted(dict(data), list(by_name))
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         dataset = FromDataset(data, list(by_name), fit)
         if not len(dataset):
@@ -338,23 +337,6 @@ def _read_npz(path: Path) -> dict[str, Array]:
         raise ModelError(f"{path}: is no readable .npz file ({' '.join(str(error).split())[:120]})") from error
     except Exception as error:  # zipfile and zlib have errors of their own
         raise ModelError(f"{path}: is damaged ({' '.join(str(error).split())[:120]})") from error
-
-
-def _inputs_of(arrays: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Arrays by the names of inputs; the one of a single input may be called ``x``."""
-    if len(names) == 1 and names[0] not in arrays:
-        for usual in _SINGLE:
-            if usual in arrays:
-                return {names[0]: arrays[usual]}
-    return {name: arrays[name] for name in arrays if name in names} or arrays
-
-
-def _parted(arrays: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], Any]:
-    """Inputs and target of one mapping."""
-    rest = {name: values for name, values in arrays.items() if name not in names}
-    target = next((rest.pop(usual) for usual in _TARGETS if usual in rest), None)
-    given = _inputs_of({**{name: arrays[name] for name in names if name in arrays}, **rest}, names)
-    return {name: values for name, values in given.items() if name in names or name not in _TARGETS}, target
 
 
 def _check_names(given: Mapping[str, Any], inputs: Mapping[str, ir.Value]) -> None:

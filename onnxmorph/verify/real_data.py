@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError, SelectionError
+from onnxmorph.sample_names import SINGLE, TARGETS
 from onnxmorph.verify.feeds import Feeds, InputSet
 from onnxmorph.verify.signature import required_inputs
 from onnxmorph.verify.specs import did_you_mean
@@ -160,6 +161,7 @@ def checked(arrays: Mapping[str, Any], model: ir.Model, drawn: Sequence[str] = (
     """
     wanted = {str(value.name): value for value in required_inputs(model)}
     arrays = _with_sequences(arrays, wanted)
+    arrays = _without_targets(arrays, list(wanted))
     for name in arrays:
         if name not in wanted and name not in drawn:
             raise SelectionError(f"--inputs: {name!r} is not an input of the model{did_you_mean(name, list(wanted))}")
@@ -168,6 +170,14 @@ def checked(arrays: Mapping[str, Any], model: ir.Model, drawn: Sequence[str] = (
         raise SelectionError(f"--inputs: no data for input {', '.join(repr(name) for name in missing)}")
     feeds = {name: _converted(name, arrays[name], wanted[name]) for name in wanted}
     return feeds | {name: np.asarray(arrays[name]) for name in drawn if name in arrays}
+
+
+def _without_targets(arrays: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Inputs of a file that training takes as well: its targets are left out, its ``x`` is the only input."""
+    usual = next((name for name in SINGLE if name in arrays), None)
+    if len(names) == 1 and names[0] not in arrays and usual is not None:
+        arrays = {names[0] if name == usual else name: array for name, array in arrays.items()}
+    return {name: array for name, array in arrays.items() if name in names or name not in TARGETS}
 
 
 def _with_sequences(arrays: Mapping[str, Any], wanted: Mapping[str, ir.Value]) -> dict[str, Any]:

@@ -155,6 +155,18 @@ def test_pictures_for_a_model_that_takes_none(tmp_path: Path) -> None:
         feeds_of(tmp_path / "grey.png", PICTURES)
 
 
+def test_a_file_of_training_data_is_real_data_too(tmp_path: Path) -> None:
+    images = np.ones((3, 1, 8, 8), np.float32)
+    model = small_model("(float[N,1,8,8] image) => (float[N,1,8,8] out)", "out = Relu(image)")
+    np.savez(tmp_path / "mine.npz", x=images, y=np.arange(3))
+    (sample,) = samples(tmp_path / "mine.npz", model)
+    assert list(sample.feeds) == ["image"] and np.array_equal(sample.feeds["image"], images)
+    with pytest.raises(SelectionError, match="'z' is not an input"):
+        list(samples({"x": images, "z": images}, model))
+    with pytest.raises(SelectionError, match="no data for input 'image'"):
+        list(samples({"y": np.arange(3)}, model))
+
+
 # -- failing inputs ---------------------------------------------------------------------------------------------------
 
 
