@@ -390,6 +390,31 @@ class Algebra:
         depth = max(parent.depth, child.depth, 1)
         return residual, depth * self.unit * size / scale
 
+    def respelled(self, parent: Expression, child: Expression) -> bool:
+        """Whether each has atoms that the other has not: what differs may then be one function in two spellings.
+
+        Where one has all the atoms of the other, as where a single coefficient differs, it is another function: atoms
+        are different functions, and a sum of them is zero by accident alone.
+        """
+        atoms = [
+            {
+                (group, int(column))
+                for group, term in x.terms.items()
+                if group[0] != "value"
+                for column in term.columns[self._felt(x, term)]
+            }
+            for x in (parent, child)
+        ]
+        return bool(atoms[0] - atoms[1]) and bool(atoms[1] - atoms[0])
+
+    def _felt(self, x: Expression, term: Term) -> Array:
+        """Which columns of a term have a coefficient that is more than rounding."""
+        margin = self._row_margin(x)[:, None]
+        felt = np.zeros(len(term.columns), bool)
+        for tap in term.taps.values():
+            felt |= (np.abs(tap) > margin).any(axis=0)
+        return felt
+
     # -- atoms -------------------------------------------------------------------------------------------------------
 
     @staticmethod

@@ -355,7 +355,8 @@ def prove(
         unit: Relative error of one rounding of the weights' type.
 
     Returns:
-        ``proved`` of how many values (``of``), the largest ``residual`` with its ``rounding_bound``, and the values.
+        ``proved`` of how many values (``of``), the largest ``residual`` with its ``rounding_bound``, and the values; of
+        these, ``respelled`` where what is left may be one function in two spellings.
     """
     algebra = Algebra(unit, _MULTIPLICATIONS)
     entries: list[dict[str, Any]] = []
@@ -368,7 +369,8 @@ def prove(
             before = _Reader(parent, bases, shapes, algebra).definition(name, place)
             after = _Reader(child, bases, shapes, algebra).definition(name, place)
             residual, bound = algebra.distance(before, after)
-            entries.append({"value": name, "residual": residual, "rounding_bound": bound})
+            entry = {"value": name, "residual": residual, "rounding_bound": bound}
+            entries.append(entry | ({"respelled": True} if algebra.respelled(before, after) else {}))
         except Unsupported as reason:
             entries.append({"value": name, "reason": str(reason)})
             if isinstance(reason, TooLarge):
@@ -377,14 +379,20 @@ def prove(
         except (OnnxMorphError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             entries.append({"value": name, "reason": "shapes that the algebra does not follow"})
     done = [entry for entry in entries if "residual" in entry]
-    worst = max(done, key=lambda entry: entry["residual"] / max(entry["rounding_bound"], 1e-300), default=None)
+    worst = max(done, key=_off, default=None)
+    listed = sorted(entries, key=_off, reverse=True)[:_LISTED]
     return {
         "proved": len(done),
         "of": len(entries),
         "residual": worst["residual"] if worst else 0.0,
         "rounding_bound": worst["rounding_bound"] if worst else 0.0,
-        "values": entries[:_LISTED],
+        "values": [entry for entry in entries if entry in listed],
     }
+
+
+def _off(entry: Mapping[str, Any]) -> float:
+    """How many times what rounding explains a value is off by; less than nothing where that is not known."""
+    return float(entry["residual"] / max(entry["rounding_bound"], 1e-300)) if "residual" in entry else -1.0
 
 
 def _place(parent: ir.Model, name: str, shapes: Mapping[str, Sequence[int]]) -> _Place | None:

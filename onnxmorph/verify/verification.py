@@ -274,7 +274,7 @@ class Verification:
         compared = [*certificate.outputs, *certificate.inner]
         status = {(leaf.name, leaf.child_name): leaf.status for leaf in compared}
         shown = {name for (_, name), found in status.items() if found == "differs"}
-        decides = self.request.inner and not self.request.tolerances
+        decides = self._decides()
         found = [difference for difference in self.ties.differences if difference.alone or not decides]
         if decides:
             believed = Ties(
@@ -355,11 +355,21 @@ class Verification:
         certificate = self.certificate
         certificate.static = prove(self.parent, self.child, values, trusted, shapes, unit=unit)
         for entry in certificate.static["values"]:
-            if entry.get("residual", 0.0) > _STATIC_MARGIN * entry.get("rounding_bound", 0.0):
-                certificate.warnings.append(
-                    f"the new weights in front of {entry['value']!r} compose to something else than the parent's: off "
-                    f"by {entry['residual']:.2g} of its largest, where rounding explains {entry['rounding_bound']:.2g}"
-                )
+            residual, bound = entry.get("residual", 0.0), entry.get("rounding_bound", 0.0)
+            if residual <= _STATIC_MARGIN * bound:
+                continue
+            words = (
+                f"the new weights in front of {entry['value']!r} compose to something else than the parent's: off "
+                f"by {residual:.2g} of its largest, where rounding explains {bound:.2g}"
+            )
+            if self._decides() and residual > certificate.limit * bound and not entry.get("respelled"):
+                certificate.unproven.append(f"{words}, and no input showed it")
+            else:
+                certificate.warnings.append(words)
+
+    def _decides(self) -> bool:
+        """Whether the verdict goes by more than outputs."""
+        return self.request.inner and not self.request.tolerances
 
     def _float_types(self) -> set[ir.DataType]:
         """Types of the weights of both models."""

@@ -214,4 +214,27 @@ def test_a_fault_that_no_input_reaches_is_still_seen_by_algebra() -> None:
     child = small_model(FLAT, body.format(2, 2, 2, 2).replace("h0", "k0"), {"w": w, "v": wrong, "b": bias})
     certificate = verify(parent, child, provider="cpu")
     assert certificate.verdict == "unproven"
-    assert any("compose to something else" in warning for warning in certificate.warnings)
+    assert any("compose to something else" in reason for reason in certificate.unproven)
+
+
+def test_an_order_that_makes_no_difference_is_no_reason_to_doubt() -> None:
+    """The largest of rectified numbers is the rectified largest; the algebra does not know, and says only that."""
+    tensors = {"w": weights(5, 3, 3, 3)}
+    pool = "MaxPool <kernel_shape = [2, 2]>"
+    parent = small_model(IMAGE, f"c = Conv(x, w)\n r = Relu(c)\n y = {pool}(r)", tensors)
+    child = small_model(IMAGE, f"c = Conv(x, w)\n p = {pool}(c)\n y = Relu(p)", tensors)
+    certificate = verify(parent, child, provider="cpu", faults=False)
+    assert certificate.equivalent, certificate.reasons
+
+
+def test_a_slope_that_is_another_is_another_function() -> None:
+    w, f = weights(8, 5), weights(8, 8, seed=1)
+    g = np.linalg.solve(f.astype(np.float64), w).astype(np.float32)
+    parent = small_model(FLAT, "y = MatMul(x, w)", {"w": w})
+    for slope in (1.0, 1.02):
+        slopes = np.where(np.arange(8) == 3, slope, 1).astype(np.float32)
+        body = "h = MatMul(x, f)\n a = PRelu(h, s)\n y = MatMul(a, g)"
+        found = proof(parent, small_model(FLAT, body, {"f": f, "g": g, "s": slopes}))
+        (entry,) = found["values"]
+        assert "respelled" not in entry
+        assert (entry["residual"] > 16 * entry["rounding_bound"]) == (slope != 1)
