@@ -383,13 +383,12 @@ class _Write:
         if node.overload:
             proto.overload = node.overload
         self.texts(proto, node.doc_string, node.metadata_props)
-        for value in node.inputs:
-            if value is not None and value.name is None:
-                raise ModelError(f"an input of {node.op_type} {node.name!r} has no name")
-            proto.input.append("" if value is None else value.name)
-        for value in node.outputs:
-            proto.output.append(value.name or "")
-        for attribute in node.attributes.values():
+        names = ["" if value is None else value.name for value in node.inputs]
+        if None in names:
+            raise ModelError(f"an input of {node.op_type} {node.name!r} has no name")
+        proto.input.extend(names)
+        proto.output.extend([value.name or "" for value in node.outputs])
+        for attribute in node.attributes.data.values():  # past the mapping's own views, which are slow
             self.attribute(proto.attribute.add(), attribute)
         for configuration in node.device_configurations:
             proto.device_configurations.append(ir.serde.serialize_node_device_configuration(configuration))
@@ -440,9 +439,10 @@ class _Write:
                     proto.ClearField(field)
             else:
                 proto.raw_data = tensor.tobytes()
-        proto.ClearField("name")
         if name:
             proto.name = name
+        else:
+            proto.ClearField("name")
         if not self.bare:
             if tensor.doc_string:
                 proto.doc_string = tensor.doc_string

@@ -86,10 +86,7 @@ class Expression:
 
     def scale(self) -> float:
         """Largest magnitude of any coefficient."""
-        return max(
-            (float(np.abs(tap).max(initial=0.0)) for term in self.terms.values() for tap in term.taps.values()),
-            default=0.0,
-        )
+        return max((float(np.abs(term.rows).max(initial=0.0)) for term in self.terms.values()), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -155,10 +152,11 @@ class Algebra:
     ) -> Expression:
         """A linear layer: a matrix ``(out, rows of x)`` for each displacement in positions of ``x``."""
         out = next(iter(taps.values())).shape[0]
+        magnitudes = np.abs(np.stack(list(taps.values())))
         if x.terms and all(term.identity for term in x.terms.values()):  # every coefficient is one weight
-            size = np.max([np.abs(matrix).max(axis=1, initial=0.0) for matrix in taps.values()], axis=0)
+            size = magnitudes.max(axis=(0, 2), initial=0.0)
         else:
-            size = np.asarray(sum(np.abs(matrix) for matrix in taps.values())) @ x.size
+            size = magnitudes.sum(axis=0) @ x.size
         new = Expression(out, {}, np.zeros(out), size, x.depth + 1, x.axis)
         new.bias = sum((matrix @ x.bias for matrix in taps.values()), np.zeros(out))
         if bias is not None:
@@ -487,7 +485,9 @@ class Algebra:
         margin = self.unit * max(x.depth, 1) * largest
         for group in list(x.terms):
             term = x.terms[group]
-            kept = {offset: tap for offset, tap in term.taps.items() if float(np.abs(tap).max(initial=0.0)) > margin}
+            largest_of = np.abs(term.rows).max(axis=0, initial=0.0).reshape(len(term.taps), -1).max(axis=1, initial=0.0)
+            above = dict(zip(term.offsets, (largest_of > margin).tolist(), strict=True))
+            kept = {offset: tap for offset, tap in term.taps.items() if above[offset]}
             if not kept:
                 del x.terms[group]
             elif len(kept) < len(term.taps):
@@ -517,8 +517,7 @@ def _largest(x: Expression) -> Array:
     """For each row its largest coefficient, in magnitude."""
     largest = np.zeros(x.rows)
     for term in x.terms.values():
-        for tap in term.taps.values():
-            largest = np.maximum(largest, np.abs(tap).max(axis=1, initial=0.0))
+        largest = np.maximum(largest, np.abs(term.rows).max(axis=1, initial=0.0))
     return largest
 
 

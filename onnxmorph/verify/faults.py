@@ -112,12 +112,19 @@ def places(weights: Sequence[ir.Value], tensor_of: Mapping[ir.Value, ir.TensorPr
     return list(found)
 
 
-def plant(tensor: ir.TensorProtocol, index: int, size: float) -> ir.TensorProtocol | None:
-    """A copy of the tensor with one element moved by ``size`` spreads; ``None`` where its type rounds that away."""
+def plant(
+    tensor: ir.TensorProtocol, index: int, size: float, *, spread: float | None = None
+) -> ir.TensorProtocol | None:
+    """A copy of the tensor with one element moved by ``size`` spreads; ``None`` where its type rounds that away.
+
+    Args:
+        spread: That of the tensor's numbers, where it is known.
+    """
     array = np.array(tensor.numpy())
     flat = array.reshape(-1)
     before = flat[index]
-    flat[index] = np.asarray(float(before) + size * _spread(array)).astype(array.dtype)
+    moved = float(before) + size * (_spread(array) if spread is None else spread)
+    flat[index] = np.asarray(moved).astype(array.dtype)
     if flat[index] == before:
         return None
     return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
@@ -136,6 +143,7 @@ def try_faults(
     trials: list[FaultTrial] = []
     blind: set[Place] = set()
     sizes = list(SIZES)
+    spreads = {value: _spread(np.asarray(tensor_of[value].numpy())) for value in {place.value for place in planted}}
     while sizes:
         size = sizes.pop(0)
         if size == SIZES[1] and trials and not _mostly_seen(trials, SIZES[0]):
@@ -147,7 +155,7 @@ def try_faults(
         for place in planted:
             if out_of_time() and trials:
                 return trials
-            faulty = plant(tensor_of[place.value], place.index, size)
+            faulty = plant(tensor_of[place.value], place.index, size, spread=spreads[place.value])
             if faulty is None:
                 continue
             found = place not in blind and seen(place, faulty)
