@@ -481,6 +481,10 @@ _EVALUATORS["Reciprocal"] = _unary(lambda data: np.asarray(np.ones((), data.dtyp
 _EVALUATORS["Exp"] = _unary(np.exp)
 _EVALUATORS["Floor"] = _unary(np.floor)
 _EVALUATORS["Ceil"] = _unary(np.ceil)
+_EVALUATORS["Round"] = _unary(np.rint)
+_EVALUATORS["Sign"] = _unary(np.sign, floats_only=False)
+_EVALUATORS["Tanh"] = _unary(lambda data: np.asarray(np.tanh(data.astype(np.float64))))
+_EVALUATORS["Sigmoid"] = _unary(lambda data: np.asarray(0.5 + 0.5 * np.tanh(0.5 * data.astype(np.float64))))
 
 
 def _variadic(function: Callable[[Array, Array], Array]) -> Evaluator:
@@ -495,6 +499,43 @@ def _variadic(function: Callable[[Array, Array], Array]) -> Evaluator:
 
 _EVALUATORS["Min"] = _variadic(np.minimum)
 _EVALUATORS["Max"] = _variadic(np.maximum)
+
+
+_EVALUATORS["BitwiseAnd"] = _binary(np.bitwise_and)
+_EVALUATORS["BitwiseOr"] = _binary(np.bitwise_or)
+_EVALUATORS["BitwiseXor"] = _binary(np.bitwise_xor)
+
+
+@_op("BitShift")
+def _bit_shift(node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
+    data, by = _same_type(node, inputs)
+    direction = _attribute(node, "direction")
+    if data.dtype.kind != "u" or direction not in ("LEFT", "RIGHT", b"LEFT", b"RIGHT"):
+        raise Unevaluable("only unsigned integers are shifted")
+    shift = np.left_shift if direction in ("LEFT", b"LEFT") else np.right_shift
+    return [shift(data, by).astype(data.dtype, copy=False)]
+
+
+@_op("Clip")
+def _clip(node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
+    data = _required(inputs[0])
+    for name, position, function in (("min", 1, np.maximum), ("max", 2, np.minimum)):
+        given, bound = _attribute(node, name), _optional(inputs, position)
+        if given is not None or bound is not None:
+            data = function(data, np.asarray(given if bound is None else bound, dtype=data.dtype).reshape(()))
+    return [data]
+
+
+@_op("MatMul")
+def _matmul(_node: ir.Node, inputs: Sequence[Array | None]) -> list[Array]:
+    left, right = _required(inputs[0]), _required(inputs[1])
+    if left.dtype != right.dtype or left.dtype.kind == "b" or not (left.ndim and right.ndim):
+        raise Unevaluable("operand types or ranks do not fit a product")
+    rows, columns = left.shape[-2:-1], right.shape[-1:] if right.ndim > 1 else ()
+    _bounded((*np.broadcast_shapes(left.shape[:-2], right.shape[:-2]), *rows, *columns), 8)
+    if left.dtype.kind in "iu":
+        return [np.matmul(left, right)]
+    return [np.asarray(np.matmul(left.astype(np.float64), right.astype(np.float64))).astype(left.dtype)]
 
 
 def _comparison(function: Callable[[Array, Array], Array]) -> Evaluator:

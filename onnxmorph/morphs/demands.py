@@ -21,7 +21,7 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes import Group, Member
 from onnxmorph.graph.axes.analysis import Operand
-from onnxmorph.graph.constants import constant, stored
+from onnxmorph.graph.constants import constant
 from onnxmorph.graph.recurrent import RECURRENCE, STATES, is_recurrent, keeps_zero, zero_filled
 from onnxmorph.morphs.recurrent import siblings
 from onnxmorph.morphs.zeros import is_zero
@@ -666,7 +666,7 @@ class Demands:
                 out.append((read, (here, place)))
                 continue
             read = self._actual.get(read, read)
-            if stored(read) is not None:
+            if self._coupled.is_root(read):
                 out.append((read, None))
                 continue
             producer = read.producer()

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from onnxmorph._ir import ir
 from onnxmorph.graph.axes import AxisEdit, Fill, Group
-from onnxmorph.graph.axes.analysis import Operand
-from onnxmorph.graph.constants import stored
+from onnxmorph.graph.axes.analysis import CoupledAxes, Operand
 from onnxmorph.graph.recurrent import LENGTHS, RECURRENCE, WEIGHT, is_recurrent, keeps_zero
 
 __all__ = ["cells", "siblings", "without_own_feedback", "zero_units"]
@@ -94,11 +93,11 @@ def zero_units(group: Group, node: ir.Node, numbers: Mapping[ir.Value, NDArray[A
         if read is None or place in (0, LENGTHS):
             continue
         if group.coupled.is_constant(read):
-            operands.update(_roots(read))
+            operands.update(_roots(group.coupled, read))
         else:
             zero &= numbers[read] == 0 if read in numbers else False
     for member in group.stored:
-        tensor = stored(member.value)
+        tensor = group.coupled.tensor(member.value)
         if member.value not in operands or tensor is None or member.roles == {"contracted"}:
             continue
         array = tensor.numpy()
@@ -108,7 +107,7 @@ def zero_units(group: Group, node: ir.Node, numbers: Mapping[ir.Value, NDArray[A
     return zero
 
 
-def _roots(value: ir.Value | None) -> list[ir.Value]:
+def _roots(coupled: CoupledAxes, value: ir.Value | None) -> list[ir.Value]:
     """The stored tensors that an operand is made of."""
     found: dict[ir.Value, None] = {}
     waiting, seen = [value], {value}
@@ -116,7 +115,7 @@ def _roots(value: ir.Value | None) -> list[ir.Value]:
         here = waiting.pop()
         if here is None:
             continue
-        if stored(here) is not None:
+        if coupled.is_root(here):
             found[here] = None
             continue
         producer = here.producer()

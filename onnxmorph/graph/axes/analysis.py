@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from onnxmorph._ir import ir
+from onnxmorph.errors import Refusal
 from onnxmorph.graph.axes.contents import LARGEST_CONTENT, Content, Number, constant_content, evaluate_node
 from onnxmorph.graph.axes.factors import Expr, Factors
 from onnxmorph.graph.axes.notes import Block, Note, Pin
 from onnxmorph.graph.axes.site import RULES, Axes, Barrier, Site
 from onnxmorph.graph.axes.uses import AttributeUse, Frozen, IndexUse, SizeUse, SplitUse, ViewUse
-from onnxmorph.graph.constants import constant, stored
+from onnxmorph.graph.constants import chain, constant, is_constant, stored
+from onnxmorph.graph.scopes import subgraphs
 from onnxmorph.graph.shapes import Shapes
 
 __all__ = ["CoupledAxes", "Operand"]
@@ -38,6 +40,17 @@ DEEPEST_CONSTANT = 50
 
 LONGEST_CHAIN = 10_000
 """Nodes that are walked back to find the type of a number."""
+
+LARGEST_TRIED = 1 << 16
+"""Elements; what is computed from fewer is computed to learn its shape, rather than the whole model inferred."""
+
+_CARRIED = frozenset(
+    {
+        *("Identity", "Cast", "CastLike", "DequantizeLinear", "Neg", "Dropout", "Transpose", "Reshape", "Flatten"),
+        *("Squeeze", "Unsqueeze", "Concat", "Slice", "Split"),
+    }
+)
+"""Operators through which an index map of a stored tensor goes: entries are moved, or scaled alike, and 0 stays 0."""
 
 _TRUTHS = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not", "Xor"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -62,6 +75,7 @@ class CoupledAxes:
         self._contents: dict[ir.Value, Content | None] = {}
         self._nesting = 0
         self._followed: set[ir.Value] = set()
+        self._computed: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._constants: dict[ir.Value, bool] = {}
         self._uniform: dict[ir.Value, bool] = {}
         self._shapes: Shapes | None = None
@@ -116,6 +130,34 @@ class CoupledAxes:
         if known is None:
             known = stored(value) is not None
             self._constants[value] = known
+        return known
+
+    def is_root(self, value: ir.Value) -> bool:
+        """Whether an index map changes the tensor itself: it is stored, or computed from stored ones (`tensor`)."""
+        return value in self._computed or stored(value) is not None
+
+    def is_computed(self, value: ir.Value) -> bool:
+        """Whether a value is computed from stored tensors in a way that no index map goes through, as by Exp."""
+        return value in self._computed
+
+    def computed(self) -> Iterator[ir.Value]:
+        """Every value of which `is_computed` holds."""
+        return iter(self._computed)
+
+    def tensor(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """The numbers of a root (`is_root`), stored or computed now; ``None`` for any other value.
+
+        Raises:
+            Refusal: They cannot be computed, as where they are too many.
+        """
+        if value not in self._computed:
+            return stored(value)
+        known = self._computed[value]
+        if known is None:
+            array = constant(value)
+            if array is None:
+                raise Refusal(f"'{value.name}' cannot be computed before a run", code="computed-constant")
+            known = self._computed[value] = ir.tensor(array, name=value.name)
         return known
 
     def contents(self) -> dict[ir.Value, Content]:
@@ -246,11 +288,15 @@ class CoupledAxes:
         site = Site(self, node, opset, imports)
         inputs = [value for value in node.inputs if value is not None]
         constant_inputs = bool(inputs) and all(self.is_constant(value) for value in inputs)
-        if constant_inputs and node.op_type not in _RANDOM:
+        # What a body captures is no input: an If of a constant condition gives what its branches compute.
+        known = constant_inputs and node.op_type not in _RANDOM and next(subgraphs(node), None) is None
+        if known:
             for value in node.outputs:
                 self._constants[value] = True
         try:
             if domain == "" and self._follow_content(site):
+                return
+            if known and self._compute(site):
                 return
             follow = RULES.get((domain, node.op_type))
             if node.op_identifier() in self._functions:
@@ -260,6 +306,8 @@ class CoupledAxes:
                 raise Barrier(f"no rule for operator {name} (node '{node.name or node.outputs[0].name}')", "unknown-op")
             else:
                 follow(site)
+            if known:
+                self._not_computed(site)
         except Barrier as barrier:
             self._stop(site, barrier)
         except RecursionError:
@@ -311,7 +359,7 @@ class CoupledAxes:
             return None
         notes: list[Note] = []
         if value.is_graph_input() and not self._freeze_inputs:
-            notes.append(Pin("overridable", f"initializer '{value.name}' is a graph input too, which a caller may set"))
+            notes.append(_overridable(value))
         axes = [self.factors.axis(int(size), *notes) for size in tensor.shape.numpy()]
         self._axes[value] = axes
         return axes
@@ -431,6 +479,65 @@ class CoupledAxes:
                 for expr in known:
                     self.factors.note(expr, note)
 
+    # ---- constants that no index map goes through -------------------------------------------------------------------
+
+    def _compute(self, site: Site) -> bool:
+        """Make the outputs of a node on constants tensors of their own; True when they are."""
+        node = site.node
+        if self._carries(node):
+            return False
+        outputs = [value for value in node.outputs if value.name]
+        shapes = [self._computed_shape(value) for value in outputs]
+        if any(shape is None for shape in shapes):
+            return False
+        for value, shape in zip(outputs, shapes, strict=True):
+            self._computed[value] = None
+            roots = () if self._freeze_inputs else chain(value).roots
+            notes = [_overridable(root) for root in roots if root.is_graph_input()]
+            self._axes[value] = [self.factors.axis(size, *notes) for size in shape or ()]
+        return True
+
+    def _carries(self, node: ir.Node) -> bool:
+        """Whether what an index map does to a constant operand, its node does to the result."""
+        if node.op_identifier() in self._functions:
+            return True
+        if node.op_type == "DequantizeLinear":
+            return not _in_blocks(node)
+        if node.op_type == "Gather":
+            table = None if node.inputs[0] is None else self.axes(node.inputs[0])
+            return table is None or len(table) > 1  # of a list of numbers, no axis is carried
+        if node.op_type in _CARRIED:
+            return True
+        if node.op_type == "ConstantOfShape":
+            given = node.attributes.get("value")
+            return given is None or (not given.is_ref() and not np.any(given.as_tensor().numpy()))
+        return node.op_type == "Expand" and node.inputs[0] is not None and _is_zero(node.inputs[0])
+
+    def _computed_shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The shape of a value that is computed from stored numbers; ``None`` where it cannot be."""
+        if not is_constant(value):
+            return None
+        source = chain(value)
+        if sum(tensor.size for tensor in map(stored, source.roots) if tensor is not None) > LARGEST_TRIED:
+            if self._shapes is None:
+                self._shapes = Shapes.of(self.model)
+            dims = self._shapes.shape(value)
+            if dims is not None and all(isinstance(dim, int) for dim in dims):
+                return tuple(int(dim) for dim in dims if isinstance(dim, int))
+        array = constant(value)
+        return None if array is None or array.dtype.kind in "OSU" else array.shape
+
+    def _not_computed(self, site: Site) -> None:
+        """Block a constant that cannot be computed here: entries of the tensors behind it are not its own entries."""
+        if self._carries(site.node):
+            return
+        text = f"a constant that {site.label} computes in a way that is not followed"
+        for value in site.node.outputs:
+            for expr in self._axes.get(value) or ():
+                for leaf in self.factors.leaves(expr):
+                    if not self.factors.notes(leaf, Pin):
+                        self.factors.note((leaf,), Block("computed-constant", text))
+
     # ---- model-local functions ------------------------------------------------------------------------------------
 
     def _count_calls(self) -> None:
@@ -465,6 +572,25 @@ class CoupledAxes:
             content = self._contents.get(inner)
             if content is not None:
                 self._contents[value] = content
+
+
+def _overridable(value: ir.Value) -> Pin:
+    return Pin("overridable", f"initializer '{value.name}' is a graph input too, which a caller may set")
+
+
+def _in_blocks(node: ir.Node) -> bool:
+    """Whether one scale serves a block of entries, whose size no index map keeps."""
+    size = node.attributes.get("block_size")
+    scale = node.inputs[1] if len(node.inputs) > 1 else None
+    tensor = stored(scale)
+    return (size is not None and not size.is_ref() and size.as_int() > 0) or (
+        tensor is not None and len(tensor.shape) > 1
+    )
+
+
+def _is_zero(value: ir.Value) -> bool:
+    array = constant(value)
+    return array is not None and not np.any(array)
 
 
 def _captured(node: ir.Node) -> Iterator[ir.Value]:

@@ -16,9 +16,13 @@ from onnxmorph.graph.axes.analysis import CoupledAxes, Operand
 from onnxmorph.graph.axes.factors import Expr
 from onnxmorph.graph.axes.index_map import IndexMap
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Pin
-from onnxmorph.graph.constants import constant, stored
+from onnxmorph.graph.constants import constant
 
 __all__ = ["Group", "GroupTable", "Member", "decompose", "group_of", "groups", "groups_of", "resize"]
+
+
+_WAYS_OUT = {"computed-constant": "an optimiser that folds constants stores what is computed"}
+"""What lifts a block, by its kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,8 @@ class Member:
             several users may have several.
         placements: (offset, stride) of each place the group's indices have in the axis.
         use: For a constant that every user has its own copy of, the user this member is for.
+        is_stored: Whether an index map rewrites it: a tensor of the file, or one computed from those in a way that no
+            index map goes through, which is stored from then on.
     """
 
     value: ir.Value
@@ -41,11 +47,7 @@ class Member:
     roles: frozenset[str]
     placements: tuple[tuple[int, int], ...]
     use: Operand | None = None
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether it is a tensor of the file, which an index map rewrites."""
-        return stored(self.value) is not None
+    is_stored: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +71,13 @@ class Group:
 
     @cached_property
     def stored(self) -> tuple[Member, ...]:
-        """The members that are tensors of the file."""
-        return tuple(self._member(*entry) for entry in self.entries if stored(entry[0]) is not None)
+        """The members that an index map rewrites."""
+        return tuple(self._member(*entry) for entry in self.entries if self.coupled.is_root(entry[0]))
 
     def _member(self, value: ir.Value, axis: int, expr: Expr, use: Operand | None) -> Member:
-        is_stored = stored(value) is not None
+        is_stored = self.coupled.is_root(value)
         roles = self.table.roles(value, axis, use, self.atom) if is_stored else frozenset[str]()
-        return Member(value, axis, expr, roles, self.table.placements(expr, self.atom), use)
+        return Member(value, axis, expr, roles, self.table.placements(expr, self.atom), use, is_stored)
 
     @property
     def pins(self) -> tuple[Pin, ...]:
@@ -150,7 +152,8 @@ class Group:
             interface: The caller asked for a change of the model's signature.
         """
         if self.blocks:
-            return Refusal(self.blocks[0].text, code=self.blocks[0].kind)
+            block = self.blocks[0]
+            return Refusal(block.text, way_out=_WAYS_OUT.get(block.kind), code=block.kind)
         if not self.pins or (interface and self.interface):
             return None
         pin = next((pin for pin in self.pins if not pin.interface), self.pins[0])
@@ -258,7 +261,7 @@ class GroupTable:
                 if atom in self._places(axes[place] if part is None else part):
                     out.add(role)
             for output in node.outputs:
-                if self.coupled.is_constant(output):
+                if self.coupled.is_constant(output) and not self.coupled.is_computed(output):
                     after = _carried_axis(node, position, here, len(self.coupled.axes(output) or ()))
                     waiting.extend((user, after) for user in self._users(output))
         return frozenset(out)

@@ -6,7 +6,7 @@ as it was. Tensors that no map touches stay the parent's own objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -340,14 +340,37 @@ class _Change:
                 by_axis.setdefault(member.axis, {})[group] = member
         out: list[_TensorEdit] = []
         for (value, use), members in found.items():
-            tensor = stored(value)
+            tensor = self.coupled.tensor(value)
             if tensor is None:
                 continue
             array: Array = tensor.numpy()
             for axis in sorted(members, key=lambda axis: (_is_read(members[axis]), axis)):
                 array = self._gather(members[axis], array, fill)
             out.append(_TensorEdit(value, use, np.ascontiguousarray(array)))
+        edited = {value for value, use in found if use is None}
+        for value in self._computed_from(edited):
+            tensor = None if value in edited else self.coupled.tensor(value)
+            if tensor is not None:
+                out.append(_TensorEdit(value, None, tensor.numpy()))
         return out
+
+    def _computed_from(self, edited: Collection[ir.Value]) -> list[ir.Value]:
+        """What is computed from tensors that change, and must not: it is stored as it was."""
+        found: dict[ir.Value, None] = {}
+        waiting = list(edited) if next(self.coupled.computed(), None) is not None else []
+        seen = set(waiting)
+        while waiting:
+            value = waiting.pop()
+            readers = [output for node in value.consumers() for output in node.outputs]
+            for one in (*readers, *self.coupled.formals.get(value, ())):
+                if one in seen or not self.coupled.is_constant(one):
+                    continue
+                seen.add(one)
+                if self.coupled.is_computed(one):
+                    found[one] = None
+                else:
+                    waiting.append(one)
+        return list(found)
 
     def _gather(self, members: Mapping[Group, Member], parent: Array, fill: Fill) -> Array:
         member = next(iter(members.values()))
@@ -559,6 +582,9 @@ class _Writer:
             set_initializer(value, array, dtype)
             return
         builder = self.builder(node_of)
+        if tensor is None:
+            self._store_computed(value, builder, array)
+            return
         if builder.function is not None or value.is_graph_output():
             tensor_now = ir.Tensor(array, dtype=dtype, name=value.name)
             for name in list(node_of.attributes):
@@ -574,6 +600,15 @@ class _Writer:
         if graph is not None:
             graph.remove(node_of)
         rename_value(self.model, new, name)
+
+    def _store_computed(self, value: ir.Value, builder: Builder, array: Array) -> None:
+        """In place of what is computed from stored numbers, its numbers."""
+        name = value.name or "constant"
+        new = builder.initializer(name, array)
+        replace_uses(value, new)
+        rename_value(self.model, value, f"{name}_computed")
+        rename_value(self.model, new, name)
+        self.orphans.append(value)
 
     def remap(self, node: ir.Node, position: int, moved: Mapping[int, int], total: int) -> None:
         """Constant indices follow the entries they name."""

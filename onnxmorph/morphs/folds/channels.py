@@ -203,7 +203,7 @@ def _members(group: Group) -> list[Member] | None:
         return None
     members = list(group.stored)
     for member in members:
-        tensor = stored(member.value)
+        tensor = group.coupled.tensor(member.value)
         if tensor is None or not tensor.dtype.is_floating_point():
             return None
     return members
@@ -211,7 +211,7 @@ def _members(group: Group) -> list[Member] | None:
 
 def _slices(group: Group, member: Member) -> Array:
     """``(channels, ...)``: what a stored tensor holds for every channel of a group."""
-    tensor = stored(member.value)
+    tensor = group.coupled.tensor(member.value)
     assert tensor is not None
     front = np.moveaxis(tensor.numpy(), member.axis, 0)
     places = group.coupled.factors.coordinate(member.expr, group.atom)
@@ -506,7 +506,7 @@ def magnitudes(group: Group) -> NDArray[np.float64]:
     """Per channel the norm of what feeds it times the norm of what reads it: how much of the model goes with it."""
     squares = {"feeds": np.zeros(group.size), "reads": np.zeros(group.size)}
     for member in group.stored:
-        tensor = stored(member.value)
+        tensor = group.coupled.tensor(member.value)
         side = "reads" if "contracted" in member.roles else "feeds"
         if tensor is None or (side == "feeds" and not member.roles & {"produced", "embedding"}):
             continue

@@ -29,6 +29,11 @@ def gather(site: Site) -> None:
         site.pin(expr, "index", f"{site.label} picks from it by computed indices")
     elif array.ndim == 0 or array.size == 1:
         site.pin(expr, "index", f"{site.label} picks index {int(array.reshape(-1)[0])} of it")
+    elif site.constant(0):
+        site.pin([expr, *indices], "index", f"{site.label} picks from a constant by constant indices")
+        for place in range(len(data)):
+            if place != axis:
+                site.role(0, place, "embedding")
     elif array.ndim == 1 and site.size(expr) is not None:
         site.index_operand(1, expr, [int(one) for one in array.reshape(-1)])
         site.role(1, 0, "index")

@@ -360,8 +360,9 @@ def _einsum_roles(site: Site, places: dict[str, list[tuple[int, int]]], right: s
     for name, where in places.items():
         role = "produced" if name in right else "contracted"
         constant = [place for place in where if site.constant(place[0])]
-        for position, axis in constant:
-            site.role(position, axis, role)
+        for index, (position, axis) in enumerate(constant):
+            # Of several that are contracted together one alone reads: the others are factors that each index has.
+            site.role(position, axis, role if index == 0 or role == "produced" else "parameter")
         if name in right or constant:
             continue
         position, axis = where[0]
