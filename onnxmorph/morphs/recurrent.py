@@ -59,7 +59,12 @@ def without_own_feedback(fill: Fill, group: Group) -> Fill:
         fill: Sees the rows of a weight before its columns, as `onnxmorph.graph.axes.apply` has it.
         group: The group that grows.
     """
-    weights = {root for node in cells(group) for place in (WEIGHT, RECURRENCE) for root in _roots(node.inputs[place])}
+    weights = {
+        root
+        for node in cells(group)
+        for place in (WEIGHT, RECURRENCE)
+        for root in _roots(group.coupled, node.inputs[place])
+    }
     if not weights:
         return fill
     rows: dict[tuple[ir.Value, Operand | None], tuple[int, NDArray[np.bool_]]] = {}

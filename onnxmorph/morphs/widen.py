@@ -14,6 +14,9 @@ channel equally often leaves means, variances, maxima as they are, so a normalis
 size by copies. Any other size needs a scheme (`onnxmorph.morphs.schemes`): ``mean``, whose new channels hold the mean
 of the old ones, for LayerNorm; ``zero-in`` for RMSNorm, sums and attention scores. The rest is refused with its reason.
 
+``zero-in`` is exact behind a ReLU too, but the slope of a ReLU at 0 is 0: such channels never get a gradient. It is
+done, since a child is exact all the same, and plan and notes say so; ``zero-out``, the default, has no such channels.
+
 The hidden sizes of LSTM, GRU and RNN are such axes too; see `onnxmorph.morphs.recurrent`.
 """
 
@@ -50,7 +53,7 @@ from onnxmorph.morphs.schemes import Scheme, refuse_tied, scheme_for
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.morphs.untie import shared_weights
 from onnxmorph.morphs.untie import untie as untie_weights
-from onnxmorph.morphs.zeros import first_not_zero
+from onnxmorph.morphs.zeros import first_not_zero, first_without_slope
 from onnxmorph.plan import Change, Plan
 
 __all__ = ["FILLS", "WidenPlan", "check_widen", "coupled_groups", "plan_widen", "why_not_widen"]
@@ -161,7 +164,8 @@ def plan_widen(
     group, new = resize_naturally(table, target, to, interface=interface)
     chosen = _fill_for(group, new, fill)
     unit = unit_of(group, new, target)
-    return WidenPlan(target.key, target.name, size, to, chosen, interface, seed, unit, untied)
+    idle = (first_without_slope(group) or "") if chosen == "zero-in" else ""
+    return WidenPlan(target.key, target.name, size, to, chosen, interface, seed, unit, untied, idle)
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ class WidenPlan(Plan):
         seed: Seed of what new channels hold and where they stand.
         untied: Weights of which every user gets its own copy first.
         unit: What of the axis grows, in words, where the axis is more than channels: ``"heads 4 -> 6 of 16"``.
+        idle: Why no gradient reaches the new channels, in words; empty where one does.
     """
 
     morph: ClassVar[str] = "widen"
@@ -191,6 +196,7 @@ class WidenPlan(Plan):
     seed: int
     unit: str = ""
     untied: tuple[str, ...] = ()
+    idle: str = ""
 
     def options(self) -> dict[str, Any]:
         """See :meth:`Plan.options`."""
@@ -199,7 +205,11 @@ class WidenPlan(Plan):
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> WidenPlan:
         """The plan that :meth:`options` came from."""
-        optional = {"unit": options.get("unit", ""), "untied": tuple(map(str, options.get("untied", ())))}
+        optional = {
+            "unit": options.get("unit", ""),
+            "untied": tuple(map(str, options.get("untied", ()))),
+            "idle": options.get("idle", ""),
+        }
         return cls(*({**options, **optional}[name] for name in cls.__dataclass_fields__ if name != "morph"))
 
     def describe(self) -> str:
@@ -208,7 +218,8 @@ class WidenPlan(Plan):
         unit = f" ({self.unit})" if self.unit else ""
         untied = f"; untied first: {', '.join(self.untied)}" if self.untied else ""
         sizes = f"from {self.before} to {self.to} channels{unit}"
-        return f"{self.name}: widen the output {sizes}, {self.fill}{signature}{untied}"
+        idle = f"; they will not learn: {self.idle}" if self.idle else ""
+        return f"{self.name}: widen the output {sizes}, {self.fill}{signature}{untied}{idle}"
 
     def edit(self, child: ir.Model) -> Change:
         """See :meth:`Plan.edit`."""
@@ -234,6 +245,9 @@ class WidenPlan(Plan):
         if scheme is not None:
             scheme.rescale(child)
         notes = [f"widened with it: {', '.join(written.tensors)}"] if len(written.tensors) > 1 else []
+        if self.idle:
+            other = ": take --fill zero-out" if not group.conditions and first_undefined(group) is None else ""
+            notes.append(f"{self.name}: no gradient reaches the new channels, which are 0 where {self.idle}{other}")
         if self.interface:
             notes.append("the model's signature has changed")
             notes += [note for name in fed if (note := _TO_BE_FED.get(self.fill, "").format(name=name))]

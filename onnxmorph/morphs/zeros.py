@@ -1,5 +1,7 @@
 """Whether channels that are fed zeros stay exactly zero until they are read: what makes ``zero-in`` exact.
 
+And whether they can learn (`first_without_slope`): exact they are behind a ReLU as well, but there without a gradient.
+
 A forward walk over the values of one group. An operator that is not known to take zeros to zeros ends the walk with its
 name; an unknown one is never supposed to.
 """
@@ -13,7 +15,7 @@ from onnxmorph.graph.axes import Group
 from onnxmorph.graph.constants import constant
 from onnxmorph.graph.recurrent import LENGTHS, is_recurrent, keeps_zero, zero_filled
 
-__all__ = ["first_not_zero", "is_zero"]
+__all__ = ["clip_bounds", "first_not_zero", "first_without_slope", "is_zero"]
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
 """Their new channels are made by new rows that are zero, or carried from a zero operand."""
@@ -30,12 +32,93 @@ _KEEP_ZERO = frozenset(
 )
 """Of one operand; of several (Concat), each is a segment of its own."""
 
+_FLAT_AT_ZERO = frozenset(
+    {"Relu", "ThresholdedRelu", "Abs", "Sign", "Floor", "Ceil", "Round", "Shrink", "ReduceSumSquare"}
+)
+"""Operators whose slope at 0 is 0, as frameworks take it where there are two."""
+
 _ALL_ZERO = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min"})
 _ANY_ZERO = frozenset({"Mul"})
 
 
 def first_not_zero(group: Group) -> str | None:
     """The first place, in words, where a new channel fed zeros would not be zero; ``None`` where it stays so."""
+    zero = _zeros(group)
+    for member in group.members:
+        if member.is_stored or zero.get(member.value, False):
+            continue
+        reader = next((node for node in member.value.consumers() if _reads(node, group)), None)
+        if reader is not None:
+            node = member.value.producer()
+            what = "an input" if node is None else f"{node.op_type} '{node.name or member.value.name}'"
+            return f"a channel fed zeros is not zero after {what}"
+    return None
+
+
+def first_without_slope(group: Group) -> str | None:
+    """Where the gradient of channels that are zero ends, in words; ``None`` where one reaches what feeds them.
+
+    ``d phi(w x)/dw = phi'(0) x``: behind a ReLU, an absolute value or a square, ``phi'(0) = 0``. Then what feeds a
+    channel of zeros gets no gradient, and what reads it has none either, since what it reads is 0.
+    """
+    zero = _zeros(group)
+    holds = {member.value for member in group.members if not member.is_stored}
+    alive: dict[ir.Value, bool] = {}
+    flat: ir.Node | None = None
+    read = False
+    for member in group.members:
+        value, node = member.value, member.value.producer()
+        if member.is_stored or value in alive:
+            continue
+        alive[value] = node is None or _has_slope(node, alive, zero, holds)
+        if not alive[value] and flat is None:
+            flat = node
+        if any(_reads(one, group) for one in value.consumers()):
+            if alive[value]:
+                return None
+            read = True
+    if flat is None or not read:
+        return None
+    return f"{flat.op_type} '{flat.name or flat.outputs[0].name}' has slope 0 at 0"
+
+
+def _has_slope(node: ir.Node, alive: dict[ir.Value, bool], zero: dict[ir.Value, bool], holds: set[ir.Value]) -> bool:
+    """Whether a small change of what feeds zeros changes the node's outputs to first order."""
+    held = [value for value in node.inputs if value is not None and value in holds]
+    if not held:
+        return True
+    moving = [value for value in held if alive.get(value, True)]
+    if node.domain not in ("", "ai.onnx"):
+        return bool(moving)
+    if node.op_type in _FLAT_AT_ZERO:
+        return False
+    if node.op_type == "Clip":
+        low, high = clip_bounds(node)
+        return bool(moving) and 0 not in (low, high)
+    if node.op_type == "Pow" and held[0] is node.inputs[0]:
+        exponent = constant(node.inputs[1])
+        return bool(moving) and (exponent is None or not bool(np.all(exponent > 1)))
+    if node.op_type == "Mul" and len(held) > 1:
+        # Of a product of two zeros, neither has a slope; of a zero and a gate, the zero has.
+        return any(one in moving and not zero.get(other, False) for one, other in (held[:2], held[1::-1]))
+    return bool(moving)
+
+
+def clip_bounds(node: ir.Node) -> tuple[float, float]:
+    """Least and largest number that a Clip lets through; infinite where it has no bound, NaN where it is not known."""
+    given = [constant(value) if value is not None else None for value in (*node.inputs[1:], None, None)[:2]]
+    out = []
+    for place, (name, none) in enumerate((("min", -np.inf), ("max", np.inf))):
+        bound, read = given[place], node.inputs[place + 1] if len(node.inputs) > place + 1 else None
+        unknown = read is not None and (bound is None or not bound.size)
+        out.append(
+            np.nan if unknown else _attribute(node, name, none) if bound is None else float(bound.reshape(-1)[0])
+        )
+    return out[0], out[1]
+
+
+def _zeros(group: Group) -> dict[ir.Value, bool]:
+    """Per value of a group whether new channels of it are zero where all that feeds them is."""
     holds = {member.value for member in group.members}
     nonzero = {member.value for member in group.stored if member.roles & {"variance", "scale", "quantisation"}}
     zero: dict[ir.Value, bool] = {member.value: member.value not in nonzero for member in group.stored}
@@ -46,15 +129,7 @@ def first_not_zero(group: Group) -> str | None:
         if value in zero or node is None:
             continue
         zero[value] = _gives_zero(node, zero, holds, endless)
-    for member in group.members:
-        if member.is_stored or zero.get(member.value, False):
-            continue
-        reader = next((node for node in member.value.consumers() if _reads(node, group)), None)
-        if reader is not None:
-            node = member.value.producer()
-            what = "an input" if node is None else f"{node.op_type} '{node.name or member.value.name}'"
-            return f"a channel fed zeros is not zero after {what}"
-    return None
+    return zero
 
 
 def _reads(node: ir.Node, group: Group) -> bool:
@@ -101,11 +176,8 @@ def _gives_zero(node: ir.Node, zero: dict[ir.Value, bool], holds: set[ir.Value],
     if op == "Pad":
         return zero.get(inputs[0], False) and _pads_with_zero(node)
     if op == "Clip":
-        bounds = [constant(value) for value in inputs[1:]]
-        low = float(bounds[0]) if bounds and bounds[0] is not None else _attribute(node, "min", -np.inf)
-        high = float(bounds[1]) if len(bounds) > 1 and bounds[1] is not None else _attribute(node, "max", np.inf)
-        unknown = any(bound is None for bound in bounds)
-        return zero.get(inputs[0], False) and not unknown and low <= 0 <= high
+        low, high = clip_bounds(node)
+        return zero.get(inputs[0], False) and low <= 0 <= high
     if op in _ANY_ZERO:
         return any(zero.get(value, False) for value in inputs)
     if op == "Div":

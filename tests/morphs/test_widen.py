@@ -267,3 +267,49 @@ def test_zeros_stay_zeros_behind_norms_of_one_channel_and_pads(op: str, options:
             plan_widen(model, "a", to=9, fill="zero-in")
         return
     assert_same(proto, plan_widen(model, "a", to=9, fill="zero-in").apply(model).model)
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "learns"),
+    [
+        ("Relu", {}, False),
+        ("Abs", {}, False),
+        ("Clip", {"min": 0.0, "max": 6.0}, False),
+        ("Clip", {"min": -1.0, "max": 1.0}, True),
+        ("LeakyRelu", {"alpha": 0.1}, True),
+        ("Elu", {}, True),
+        ("Tanh", {}, True),
+        ("square", {}, False),
+        ("gate", {}, True),
+    ],
+)
+def test_zeros_that_can_never_learn_are_said_to(op: str, options: dict[str, Any], learns: bool) -> None:
+    random = np.random.default_rng(0)
+    first, last = (random.normal(size=size).astype(np.float32) for size in ((8, 3, 1, 1), (4, 8, 1, 1)))
+    inside = {
+        "square": [helper.make_node("Mul", ["hidden", "hidden"], ["phi"])],
+        "gate": [
+            helper.make_node("Sigmoid", ["hidden"], ["gate"]),
+            helper.make_node("Mul", ["hidden", "gate"], ["phi"]),
+        ],
+    }.get(op) or [helper.make_node(op, ["hidden"], ["phi"], **options)]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a"], ["hidden"]),
+            *inside,
+            helper.make_node("Conv", ["phi", "b"], ["y"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
+        [numpy_helper.from_array(first, "a"), numpy_helper.from_array(last, "b")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=8)
+    model = from_proto(proto)
+    plan = plan_widen(model, "hidden", to=12, fill="zero-in")
+    child = apply(model, [plan])
+    assert_same(proto, child.model)
+    assert ("will not learn" in plan.describe()) != learns
+    assert any("take --fill zero-out" in note for note in child.notes) != learns
+    assert plan_from_record(plan.record()) == plan
+    assert not plan_widen(model, "hidden", to=12).idle
