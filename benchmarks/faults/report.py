@@ -47,6 +47,7 @@ def as_markdown(events: Sequence[Event], counted_from: float, command: str, note
             "*Detected*: of the faults that count; a pair that a comparer cannot run counts as not detected. *False "
             "alarms*: true children called different.",
             "",
+            *_from_the_files(counted),
             *([note, ""] if note else []),
             "## By kind of fault",
             "",
@@ -66,6 +67,18 @@ def as_markdown(events: Sequence[Event], counted_from: float, command: str, note
             "",
         ]
     )
+
+
+def _from_the_files(counted: Sequence[Event]) -> Iterable[str]:
+    """How much onnxmorph knew from the files alone."""
+    mine = [event["said"]["onnxmorph"] for event in counted if "onnxmorph" in event["said"]]
+    unproven = sum(said.get("verdict") == "unproven" for said in mine)
+    if unproven:
+        yield (
+            f"{unproven} of the faults that onnxmorph detected it knew from the files alone: none of its inputs showed "
+            "them, and its verdict was `unproven`, which is not `equivalent`."
+        )
+        yield ""
 
 
 def effect(event: Event) -> float:

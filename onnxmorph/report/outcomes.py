@@ -62,7 +62,7 @@ def of_certificate(
         seconds: How long it took; 0: what the certificate says.
     """
     equivalent = certificate.get("equivalent") is True
-    failures = certificate.get("failures") or certificate.get("unproven") or []
+    failures = certificate.get("failures") or [f"unproven: {reason}" for reason in certificate.get("unproven") or []]
     reason = "" if equivalent else str(failures[0]) if failures else "not shown to be equivalent"
     taken = seconds or float(certificate.get("seconds") or 0.0)
     return Outcome(name, "equivalent" if equivalent else "not equivalent", reason, taken, parent, child, certificate)
