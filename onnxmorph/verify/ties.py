@@ -135,6 +135,8 @@ class Ties:
         differences: Weights whose numbers differ at tied inputs, upstream first.
         changed: Values of the main graphs, ``(parent's, child's)``, whose nodes stand in the same place and are not the
             same, upstream first.
+        reordered: Values of the main graphs of one name, ``(parent's, child's)``, computed from the same values in
+            another order.
         untied: How many nodes of the child's main graph that lead to an output stand in no place of the parent's.
     """
 
@@ -148,6 +150,7 @@ class Ties:
         self.tied: dict[ir.Value, ir.Value] = {}
         self.differences: list[WeightDifference] = []
         self.changed: list[tuple[ir.Value, ir.Value]] = []
+        self.reordered: list[tuple[ir.Value, ir.Value]] = []
         self.untied = 0
         self._strict = agreed is not None
         self._definitions = definitions
@@ -198,6 +201,8 @@ class Ties:
             same = noted = False
             if partner is None:
                 untied += 1
+                if not owner:
+                    self._note_order(node, by_name)
             else:
                 taken.add(partner)
                 noted_before = len(self.differences)
@@ -264,6 +269,23 @@ class Ties:
             return producer if producer in free else None
         free = [other for other in free if other.outputs[0].name not in kept]
         return next((other for other in free if self._definitions.alike(other, node)), free[0] if free else None)
+
+    def _note_order(self, node: ir.Node, by_name: Mapping[str | None, ir.Value]) -> None:
+        """Notes a node that takes what the parent's of the same name takes, in another order."""
+        before = by_name.get(node.outputs[0].name)
+        partner = before.producer() if before is not None else None
+        if before is None or partner is None or len(partner.outputs) != 1 or len(node.inputs) != len(partner.inputs):
+            return
+        if any(value is None or self._definitions.static(value) for value in node.inputs):
+            return
+        tied = sorted(id(self.tied.get(value)) for value in node.inputs if value is not None)
+        if partner.op_identifier() == node.op_identifier() and tied == sorted(map(id, partner.inputs)):
+            attributes = _attributes(partner), _attributes(node)
+            if attributes[0].keys() == attributes[1].keys() and all(
+                self._definitions.same_attribute(attribute, attributes[1][name])
+                for name, attribute in attributes[0].items()
+            ):
+                self.reordered.append((before, node.outputs[0]))
 
     # -- one node against another --------------------------------------------------------------------------------------
 

@@ -91,6 +91,10 @@ class Verification:
         self.ties = Ties(parent, child, self.definitions)
         self.size = sum(tensor.nbytes for tensor in tensors(parent).values())
         self.asked = dict(_checked_frontier(parent, child, request.frontier))
+        if request.inner:
+            # The same operands in another order: then neither a shape nor an integer has a reason to be another.
+            ends = {value.name for value in parent.graph.outputs}
+            self.asked |= {str(one.name): str(two.name) for one, two in self.ties.reordered if one.name not in ends}
         self.suspects = self._suspects()
         self.region = set(self.changes.region)
         if not self.changes.tensors and not self.changes.frontier:

@@ -158,3 +158,19 @@ def test_behind_what_was_morphed_too() -> None:
     assert verify(layered(), small_model(FLAT, body, tensors | {"v": V}), provider="cpu", faults=False).equivalent
     wrong = small_model(FLAT, body, tensors | {"v": moved(V, (3, 7), 0.01)})
     assert verify(layered(), wrong, provider="cpu", faults=False).verdict == "unproven"
+
+
+def test_integers_in_another_order_are_compared() -> None:
+    """Only the shape of what is put together is used, so no output tells."""
+
+    def model(operands: str) -> ir.Model:
+        body = (
+            "s = Shape(x)\n a = Gather(s, zero)\n b = Gather(s, one)\n"
+            f"c = Concat <axis = 0> ({operands})\n n = Shape(c)\n f = Cast <to = 1> (n)\n y = Mul(x, f)"
+        )
+        tensors = {"zero": np.asarray([0], np.int64), "one": np.asarray([1], np.int64)}
+        return small_model("(float[N,16] x) => (float[N,16] y)", body, tensors)
+
+    assert verify(model("a, b"), model("a, b"), provider="cpu", faults=False).equivalent
+    certificate = verify(model("a, b"), model("b, a"), provider="cpu", faults=False)
+    assert certificate.verdict == "not equivalent" and "inner value 'c'" in certificate.failures[0]
