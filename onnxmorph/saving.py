@@ -85,7 +85,6 @@ class Staged:
         self.path = folder.path / folder.destination.name
         self.data_path = None if data_name is None else folder.path / data_name
         self.bytes = sum(p.stat().st_size for p in (self.path, self.data_path) if p is not None)
-        self.committed = False
 
     def load(self) -> ir.Model:
         """Load what was written, byte for byte as it will be."""
@@ -122,7 +121,6 @@ class Staged:
         if self._data_name is not None:
             names.insert(0, self._data_name)
         self._folder.commit(names)
-        self.committed = True
         destination = self._folder.destination
         data_path = None if self._data_name is None else destination.with_name(self._data_name)
         return SaveResult(destination, data_path, self.bytes)

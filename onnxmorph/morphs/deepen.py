@@ -30,7 +30,7 @@ from onnxmorph.equation import Factorization, beside, default_width, identity_ke
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.activations import Activation, named
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.morphs.inner_activations import emit_inner, layers_own, mean_parameters
+from onnxmorph.morphs.inner_activations import emit_inner, layers_own
 from onnxmorph.morphs.sequence import (
     LayerNames,
     check_borders,
@@ -114,7 +114,7 @@ def plan_deepen(
         kernel=taps,
         width=hidden,
         activation=phi.name,
-        parameters=mean_parameters(phi),
+        parameters=phi.means(),
         parametric=parametric,
         place=place,
         seed=seed,

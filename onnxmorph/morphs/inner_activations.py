@@ -10,12 +10,7 @@ from onnxmorph.graph.activations import Activation, emit, emit_parametric, named
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.sequence import LayerNames, channel_rank
 
-__all__ = ["emit_inner", "layers_own", "mean_parameters"]
-
-
-def mean_parameters(phi: Activation) -> dict[str, float]:
-    """Its parameters, each a number: those per channel become their mean, for the channels between are others."""
-    return {name: float(np.mean(value)) for name, value in phi.parameters.items()}
+__all__ = ["emit_inner", "layers_own"]
 
 
 def layers_own(layer: LinearLayer) -> Activation:
@@ -23,7 +18,7 @@ def layers_own(layer: LinearLayer) -> Activation:
     own = layer.activation
     if own is None or own.name == "Custom":
         return named("Relu")
-    return named(own.name, **mean_parameters(own))
+    return named(own.name, **own.means())
 
 
 def emit_inner(

@@ -19,7 +19,7 @@ from onnxmorph.equation import extent, solve_sequence, split
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.activations import Activation, named
 from onnxmorph.graph.layers import LinearLayer
-from onnxmorph.morphs.inner_activations import emit_inner, layers_own, mean_parameters
+from onnxmorph.morphs.inner_activations import emit_inner, layers_own
 from onnxmorph.morphs.sequence import (
     Between,
     LayerNames,
@@ -346,7 +346,7 @@ def _gap(layer: LinearLayer, template: Template, factor: TemplateFactor) -> Gap:
             f"{phi.name} has no linear odd part" if phi.odd_slope is None else f"{factor.width} is not even per group"
         )
         raise TemplateError(template.text, factor.at, f"no mirror here: {problem}")
-    return Gap(factor.width, phi.name, mean_parameters(phi), mirrored, factor.batch_norm)
+    return Gap(factor.width, phi.name, phi.means(), mirrored, factor.batch_norm)
 
 
 def _activation(layer: LinearLayer, template: Template, factor: TemplateFactor) -> Activation | None:

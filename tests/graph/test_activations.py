@@ -338,7 +338,7 @@ def spelled(
     return helper.make_model(graph, opset_imports=imports, ir_version=8 if opset < 20 else 10)
 
 
-HALF, SQRT2 = 0.5, math.sqrt(2.0)
+SQRT2 = math.sqrt(2.0)
 GELU_TANH = {"h": 0.5, "c": 0.044715, "k": math.sqrt(2 / math.pi), "o": 1.0, "three": 3.0}
 SELU = {"l": 1.0507009873554805, "la": 1.0507009873554805 * 1.6732632423543772, "z": 0.0, "o": 1.0}
 SPELLINGS: list[tuple[str, list[str], dict[str, object]]] = [

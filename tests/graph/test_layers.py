@@ -68,10 +68,8 @@ def convolutions(draw: st.DrawFn, transposed: bool) -> dict[str, Any]:
     if draw(st.booleans()):
         attributes["kernel_shape"] = kernel
     sizes = [draw(st.integers((k - 1) * d + 1, (k - 1) * d + 5)) for k, d in zip(kernel, dilations, strict=True)]
-    if transposed:
-        most = [min(s, d) if False else s - 1 for s, d in zip(strides, dilations, strict=True)]
-        if draw(st.booleans()):
-            attributes["output_padding"] = [draw(st.integers(0, high)) for high in most]
+    if transposed and draw(st.booleans()):
+        attributes["output_padding"] = [draw(st.integers(0, stride - 1)) for stride in strides]
     per_in, per_out = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     return {
         "attributes": attributes,

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,19 +130,13 @@ class Activation:
         }
         return Activation(self.name, taken)
 
-    def uniform(self) -> Activation:
-        """The same activation with one parameter for all channels (their mean), for layers of another width."""
-        return Activation(
-            self.name,
-            {
-                key: float(value.mean()) if isinstance(value, np.ndarray) else value
-                for key, value in self.parameters.items()
-            },
-        )
+    def means(self) -> dict[str, float]:
+        """Its parameters, one number each: of those per channel the mean, for layers of another width."""
+        return {name: float(np.mean(value)) for name, value in self.parameters.items()}
 
-    def detached(self) -> Activation:
-        """The function alone, without the place where it was found."""
-        return replace(self, input=None, output=None, nodes=())
+    def uniform(self) -> Activation:
+        """The same activation with one parameter for all channels, see `means`."""
+        return Activation(self.name, {**self.means()})
 
     def same_as(self, other: Activation | None, *, tolerance: float = 1e-6) -> bool:
         """Whether both are the same function, parameters compared relative to ``tolerance``."""

@@ -48,11 +48,6 @@ class Timing:
     growing: float
     work: float
 
-    @property
-    def per_unit(self) -> float:
-        """Seconds for one multiply-accumulate, or one element."""
-        return self.growing / self.work if self.work else 0.0
-
 
 def measure(model: ir.Model, *, threads: int = 1, feeds: Mapping[str, Any] | None = None) -> float:
     """Median seconds of one run of a model on one sample, on the CPU with all of ONNX Runtime's optimisations.

@@ -32,9 +32,8 @@ __all__ = ["Pricing"]
 
 @dataclass(frozen=True)
 class _Term:
-    """``coefficient`` times the sizes of axes; ``key`` says of which layer or node."""
+    """``coefficient`` times the sizes of axes."""
 
-    key: str
     coefficient: float
     axes: tuple[Expr, ...] = ()
 
@@ -58,12 +57,10 @@ class Pricing:
             terms = list(self._latency(timings))
         else:
             terms = [
-                _Term(term.key, term.coefficient * (2 if metric == "flops" else 1), term.axes)
-                for term in self._multiplications()
+                _Term(term.coefficient * (2 if metric == "flops" else 1), term.axes) for term in self._multiplications()
             ]
         self.fixed = sum(term.coefficient for term in terms if not term.axes)
         self._terms = [term for term in terms if term.axes]
-        self._all = terms
         self._of: dict[int, list[_Term]] = {}
         for term in self._terms:
             for atom in {leaf for axis in term.axes for leaf in self._factors.leaves(axis)}:
@@ -109,13 +106,6 @@ class Pricing:
         many, few = {**sizes, atom: low + 1}, {**sizes, atom: low}
         return sum(self._value(term, many) - self._value(term, few) for term in terms)
 
-    def by_layer(self, sizes: Widths | None = None) -> dict[str, float]:
-        """The cost by the key of the layer (of latency, by the name of the node)."""
-        found: dict[str, float] = {}
-        for term in self._all:
-            found[term.key] = found.get(term.key, 0.0) + self._value(term, sizes or {})
-        return found
-
     def least(self, widths: Iterable[Width]) -> float:
         """The cost when each of these widths is 1."""
         return self.total({width.group.atom: 1 for width in widths})
@@ -126,11 +116,11 @@ class Pricing:
             value *= self._factors.size(axis, sizes) or 0
         return value
 
-    def _term(self, key: str, amount: float, axes: Sequence[Expr]) -> _Term:
+    def _term(self, amount: float, axes: Sequence[Expr]) -> _Term:
         """An amount spread over those axes that depend on what is free."""
         free = tuple(axis for axis in axes if self._free.intersection(self._factors.leaves(axis)))
         now = math.prod(self._factors.size(axis) or 0 for axis in free)
-        return _Term(key, amount / now, free) if now else _Term(key, amount)
+        return _Term(amount / now, free) if now else _Term(amount)
 
     def _axes(self, value: ir.Value | None) -> Sequence[Expr]:
         return () if value is None else self.network.table.coupled.axes(value) or ()
@@ -149,7 +139,7 @@ class Pricing:
                 if source is layer.weight:
                     yield from self._spread(layer, amount)
                 else:
-                    yield self._term(layer.key, amount, self._axes(root))
+                    yield self._term(amount, self._axes(root))
 
     def _multiplications(self) -> Iterable[_Term]:
         for layer in self.network.layers:
@@ -167,9 +157,9 @@ class Pricing:
         sizes = [math.prod(self._factors.size(axis) or 0 for axis in self._axes(root)) for root in roots]
         if len(roots) > 1 and all(sizes):
             for root, size in zip(roots, sizes, strict=True):
-                yield self._term(layer.key, amount * size / sum(sizes), [*self._axes(root), *places])
+                yield self._term(amount * size / sum(sizes), [*self._axes(root), *places])
             return
-        yield self._term(layer.key, amount, [*self._axes(roots[0]), *places])
+        yield self._term(amount, [*self._axes(roots[0]), *places])
 
     def _places(self, layer: LinearLayer) -> list[Expr]:
         """The axes that a kernel is applied along."""
@@ -188,9 +178,8 @@ class Pricing:
         values = {value.name: value for value, _ in self.network.table.coupled.known_values()}
         for name, timing in timings.items():
             layer = by_output.get(name)
-            key = layer.key if layer is not None else name
-            yield _Term(key, timing.fixed)
+            yield _Term(timing.fixed)
             if layer is not None:
                 yield from self._spread(layer, timing.growing, self._places(layer))
             else:
-                yield self._term(key, timing.growing, self._axes(values.get(name)))
+                yield self._term(timing.growing, self._axes(values.get(name)))
