@@ -50,6 +50,8 @@ class Verdict:
         self._variation = Variation()
         self._judged: Counter[str] = Counter()
         self._stepped: dict[str, list[tuple[Measurement, int]]] = {}
+        self._empty: set[str] = set()
+        self._filled: set[str] = set()
 
     @property
     def differs(self) -> bool:
@@ -69,6 +71,7 @@ class Verdict:
         known = {name: array for name, array in reference.values.items() if not optimised or self._is_output(name)}
         limit = self.certificate.limit
         for name, array in known.items():
+            (self._empty if array is not None and array.size == 0 else self._filled).add(name)
             if name not in values:
                 self._different(name, array, "missing in the child's sequence or map")
                 continue
@@ -180,7 +183,17 @@ class Verdict:
         judged = [leaf for leaf in [*certificate.outputs, *certificate.inner] if leaf.status != "nondeterministic"]
         if not judged:
             raise RuntimeFailure("not verifiable here: the parent differs from itself from run to run at every output")
+        empty = self._empty - self._filled
+        if all(leaf.name in empty for leaf in certificate.outputs):
+            raise RuntimeFailure(
+                "not verifiable here: every output is empty on every set of inputs, so that nothing was compared"
+            )
         for leaf in certificate.outputs:
+            if leaf.name in empty:
+                certificate.warnings.append(
+                    f"output {leaf.name!r} is empty on every set of inputs: nothing of it was compared"
+                )
+                continue
             if leaf.status == "nondeterministic":
                 certificate.warnings.append(
                     f"output {leaf.name!r} differs from run to run in the parent itself and was not judged"

@@ -212,6 +212,13 @@ def test_constant_output_is_called_blind() -> None:
     assert any("same on every input" in warning for warning in certificate.warnings)
 
 
+def test_nothing_compared_is_no_verdict() -> None:
+    w, v = weights(32, 24), weights(24, 10, seed=1)
+    for child in (two_layers(w, v), two_layers(w, 2 * v)):
+        with pytest.raises(RuntimeFailure, match="empty on every set"):
+            judge(two_layers(w, v), child, shapes={"x": [0, 32]})
+
+
 def test_model_without_inputs() -> None:
     model = small_model("() => (float[2] y)", "y = Relu(w)", {"w": weights(2)})
     assert judge(model, model).equivalent
