@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxmorph.special_files import is_special
+from onnxmorph.visible import visible, visible_lines
+
 from .options import Growth, Output
 from .table import Table
 
@@ -72,6 +75,12 @@ def child_path(parent: Path, verb: str, output: Output) -> Path:
     path = output.path if output.path is not None else parent.with_name(f"{parent.stem}.{verb}.onnx")
     if path.is_dir():
         raise click.UsageError(f"{path} is a folder; name the child's file", context)
+    if is_special(path):
+        raise click.UsageError(f"{path} is no regular file, and no model takes its place", context)
+    if str(path) == "-":
+        raise click.UsageError("a model is not written to stdout; name the child's file", context)
+    if not path.parent.is_dir():
+        raise click.UsageError(f"{path}: there is no folder {path.parent} to write it in", context)
     if output.force:
         return path
     if _same_file(path, parent):
@@ -134,7 +143,10 @@ def grow(
         plans = planned.plans if isinstance(planned, Child) else planned
         document: dict[str, Any] = {"plan": _record(verb, plans)}
         if path is None:
-            talk.result({"child": None, **document}, lambda: click.echo("\n".join(plan.describe() for plan in plans)))
+            talk.result(
+                {"child": None, **document},
+                lambda: click.echo("\n".join(visible_lines(plan.describe()) for plan in plans)),
+            )
             return
         with talk.step("solving"):
             child = planned if isinstance(planned, Child) else apply(parent, plans)
@@ -177,8 +189,12 @@ def grow(
         document["broken_by"] = None if broken is None else broken.record()
     talk.result(document, lambda: _show(plans, child, delivered, besides), short=_short(delivered))
     if broken is not None:
-        talk.note(f"the first step after which the child differs: {broken.describe()}")
+        talk.note(f"the first step after which the child differs: {visible(broken.describe())}")
     if delivered.path is None:
+        if talk.quiet and delivered.certificate is not None:
+            told = delivered.certificate
+            reason = next(iter([*told.failures, *told.unproven]), "no reason given")
+            click.echo(f"onnxmorph: {told.verdict}, not put in place: {visible(reason)}", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -210,12 +226,12 @@ def _show(plans: Sequence[Plan], child: Child, delivered: Delivery, besides: Bes
     from .certificate import show
 
     for plan in plans:
-        click.echo(plan.describe())
+        click.echo(visible_lines(plan.describe()))
     if besides is not None and besides.show is not None:
         click.echo()
         besides.show()
     for note in child.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {visible(note)}")
     if child.factors:
         click.echo()
         table = Table(["new factor", ">shape", ">occupancy", ">scale ratio"])

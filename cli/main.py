@@ -219,7 +219,9 @@ class _Report:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()) or "no reason given"
+    from onnxmorph.visible import visible
+
+    return visible(" ".join(text.split())) or "no reason given"
 
 
 def _system_words(error: OSError) -> str:

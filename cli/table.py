@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import click
 
+from onnxmorph.visible import visible
+
 __all__ = ["Table"]
 
 
@@ -26,7 +28,7 @@ class Table:
     def add(self, *cells: str) -> None:
         if len(cells) != len(self.headings):
             raise ValueError(f"{len(cells)} cells for {len(self.headings)} columns")
-        self.rows.append(cells)
+        self.rows.append([visible(cell) for cell in cells])
 
     def plain(self) -> str:
         """The table as text whose columns are as wide as their widest cell; two spaces between, no frame."""

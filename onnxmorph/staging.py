@@ -21,6 +21,7 @@ import numpy as np
 
 from onnxmorph._ir import ir
 from onnxmorph.errors import ModelError
+from onnxmorph.special_files import is_special
 from onnxmorph.tensors import MappedFile, MappedTensor, reason_of
 
 __all__ = ["DataFile", "Folder", "copy_range", "mostly", "write_tensor"]
@@ -258,6 +259,8 @@ class Folder:
         with self.explained():
             if path.is_dir():
                 raise ModelError(f"{path}: is a folder where a file should be written")
+            if is_special(path):
+                raise ModelError(f"{path}: is no regular file, and is not replaced by one")
             if not self.overwrite and os.path.lexists(path):
                 raise ModelError(f"{path}: exists already; --force (overwrite=True) replaces it")
 

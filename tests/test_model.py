@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -840,6 +841,18 @@ def test_where_nothing_can_be_written_is_said_in_one_line(tmp_path: Path) -> Non
             files.save(model, path, overwrite=True)
         assert any(part in one_line(caught) for part in reason.split("|")), path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.onnx", "in.onnx"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    model = files.load(write(two_layers(), tmp_path / "in.onnx"))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    for name in ("pipe", "link", "stdout"):
+        with pytest.raises(ModelError, match="no regular file"):
+            files.save(model, tmp_path / name, overwrite=True)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and (tmp_path / "stdout").is_symlink()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxmorph.special_files import is_special
+
 from ..options import model_argument, talk_options
 from ..table import Table
 from ..talk import Talk
@@ -38,6 +40,8 @@ def command(*, parent: Path, child: Path, form: str | None, output: Path | None,
         raise click.UsageError(
             "--json goes to stdout; -o takes text, --markdown or --html", click.get_current_context()
         )
+    if output is not None and is_special(output):
+        raise click.UsageError(f"{output} is no regular file, and none takes its place", click.get_current_context())
     with talk.step("loading"):
         from onnxmorph import model
         from onnxmorph.diff import diff
@@ -54,7 +58,9 @@ def command(*, parent: Path, child: Path, form: str | None, output: Path | None,
     else:
         text = as_text(found, _laid_out) + "\n"
     if output is not None:
-        output.write_text(text, encoding="utf-8")
+        from onnxmorph.report.files import write_whole
+
+        write_whole(output, text)
     document = found.to_json() if output is None else {**found.to_json(), "written": output}
 
     def show() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxmorph.visible import visible
+
 from ..options import model_argument, talk_options
 from ..table import Table
 from ..talk import Talk
@@ -100,7 +102,7 @@ def _show_groups(path: Path, of_layer: str, talk: Talk) -> None:
     }
 
     def show() -> None:
-        click.echo(f"{layer.name}: output '{layer.output.name}' axis {layer.output_axis}, {text}")
+        click.echo(visible(f"{layer.name}: output '{layer.output.name}' axis {layer.output_axis}, {text}"))
         for group in groups:
             click.echo()
             click.echo(group.describe())
@@ -229,7 +231,7 @@ def _show(
     if reasons:
         click.echo()
     for reason, number in reasons.items():
-        click.echo(f"[{number}] {reason}")
+        click.echo(f"[{number}] {visible(reason)}")
 
 
 _VALUE_WORDS = ("output ", "input ", "value ", "weight ", "bias ", "initializer ")
@@ -261,10 +263,10 @@ def _yes_or_number(refusal: Refusal | None, name: str, reasons: dict[str, int]) 
 
 def _show_header(path: Path, summary: Summary, grown: Sequence[Mapping[str, Any]]) -> None:
     opsets = ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())
-    by = f", by {summary.producer}" if summary.producer else ""
+    by = f", by {visible(summary.producer)}" if summary.producer else ""
     click.echo(f"{path}: opset {opsets}, IR {summary.ir_version}{by}, {summary.nodes} nodes")
     for what, ports in (("inputs", summary.inputs), ("outputs", summary.outputs)):
-        click.echo(f"{what}: {', '.join(map(_signature, ports))}")
+        click.echo(visible(f"{what}: {', '.join(map(_signature, ports))}"))
     if grown:
         click.echo(f"grown by: {', '.join(str(record.get('morph')) for record in grown)}")
     click.echo()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxmorph.visible import visible_lines
+
 from ..flow import child_path, failed_path
 from ..options import Checking, Output, checking_options, model_argument, output_options, talk_options
 from ..talk import Talk
@@ -85,7 +87,7 @@ def _show(made: Replay, delivered: Delivery | None) -> None:
     from ..certificate import show
 
     for plan in made.child.plans:
-        click.echo(plan.describe())
+        click.echo(visible_lines(plan.describe()))
     click.echo(made.describe())
     if made.difference is not None:
         for change in made.difference.tensors[:10]:

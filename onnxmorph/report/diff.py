@@ -13,6 +13,7 @@ from onnxmorph.morphs import plan_from_record
 from onnxmorph.report.drawing import draw
 from onnxmorph.report.drawing import parts as connected
 from onnxmorph.report.page import Html, document, element, joined, listing, section, table
+from onnxmorph.visible import visible
 
 __all__ = ["as_html", "as_markdown", "as_text", "html_sections", "markdown_text", "mermaid", "told"]
 
@@ -104,7 +105,7 @@ def as_text(found: Diff, table: Callable[[Sequence[str], Sequence[Sequence[str]]
         if part.headings:
             body = table(part.headings, part.rows)
         else:
-            body = "\n".join(row[0] for row in part.rows)
+            body = "\n".join(visible(row[0]) for row in part.rows)
         parts.append(f"{part.title}\n{body}" + (f"\nand {left_out} more" if left_out else ""))
     return "\n\n".join(parts)
 
@@ -138,7 +139,7 @@ def as_markdown(found: Diff, names: tuple[str, str] = ("parent", "child"), *, le
 
 def markdown_text(text: str) -> str:
     """Text that Markdown leaves alone, on one line."""
-    escaped = re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", " ".join(text.split()).replace("&", "&amp;"))
+    escaped = re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", visible(" ".join(text.split())).replace("&", "&amp;"))
     return escaped.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")  # nobody is called by a name
 
 

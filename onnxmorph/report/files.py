@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 
 from onnxmorph.errors import SelectionError
+from onnxmorph.special_files import is_special
 
-__all__ = ["append_report", "may_write", "write_report"]
+__all__ = ["append_report", "may_write", "write_report", "write_whole"]
 
 _BEGINNINGS = {
     "junit": (b'<?xml version="1.0" encoding="utf-8"?>\n<testsuites',),
@@ -35,6 +36,8 @@ def may_write(path: Path, kind: str) -> None:
         raise SelectionError(f"{path} is a folder; name the report's file")
     if not path.parent.is_dir():
         raise SelectionError(f"{path}: there is no folder {path.parent}")
+    if is_special(path):
+        raise SelectionError(f"{path} is no regular file, and no report takes its place")
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -54,6 +57,15 @@ def write_report(path: Path, text: str, kind: str) -> None:
         OSError: The disk says no; what was there stays.
     """
     may_write(path, kind)
+    write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all, in the place of whatever file is there.
+
+    Raises:
+        OSError: The disk says no; what was there stays.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:

@@ -142,6 +142,8 @@ def _archive(path: Path) -> dict[str, Any]:
 def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if "allow_pickle" in str(error):
+        return "it holds Python objects, or is no file of numpy's at all"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -128,6 +128,13 @@ def test_values_that_mean_nothing_are_usage_errors(run: Run, folder: Path, words
     assert names(folder) == PARENTS
 
 
+@pytest.mark.parametrize("out", ["-", "missing/child.onnx", "digits_mlp.onnx/child.onnx"])
+def test_where_no_child_can_be_written_nothing_is_computed(run: Run, folder: Path, out: str) -> None:
+    ended = run("deepen", "digits_cnn.onnx", "--after", "no such layer", "-o", out)
+    assert ended.code == 2 and "no such layer" not in ended.err
+    assert names(folder) == PARENTS
+
+
 def test_asking_for_cuda_where_there_is_none_is_an_error_and_writes_nothing(run: Run, folder: Path) -> None:
     from onnxmorph.verify.runtime import choose_provider
 
@@ -173,6 +180,9 @@ def test_a_child_that_fails_is_exit_1_with_the_certificate_and_is_not_written(ru
     assert names(folder) == PARENTS
     text = run("deepen", "digits_cnn.onnx", "--after", "conv2")
     assert text.code == 1 and "NOT equivalent" in text.out and "not written" in text.out
+    quiet = run("deepen", "digits_cnn.onnx", "--after", "conv2", "-q")
+    assert (quiet.code, quiet.out) == (1, "") and quiet.err.startswith("onnxmorph: not equivalent")
+    assert quiet.err.count("\n") == 1
     kept = run("deepen", "digits_cnn.onnx", "--after", "conv2", "--keep-failed", "--json")
     assert kept.code == 1
     assert names(folder) == PARENTS | {"digits_cnn.deepen.failed.onnx"}

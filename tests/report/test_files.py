@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_report_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path
         write_report(path, texts()[kind], kind)
     assert path.read_bytes() == b"\x08\x08a model"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # an empty one would be waited for
+    with pytest.raises(SelectionError, match="no regular file"):
+        write_report(tmp_path / "pipe", texts()["html"], "html")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_folders_are_told(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from onnxmorph.graph.axes.factors import Expr
 from onnxmorph.graph.axes.index_map import IndexMap
 from onnxmorph.graph.axes.notes import Block, Condition, Constraint, Pin
 from onnxmorph.graph.constants import constant
+from onnxmorph.visible import visible
 
 __all__ = ["Group", "GroupTable", "Member", "decompose", "group_of", "groups", "groups_of", "resize"]
 
@@ -177,7 +178,7 @@ class Group:
             lines.append("  " + self._line(member))
         if len(self.members) > limit:
             lines.append(f"  ... and {len(self.members) - limit} more")
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
     def _line(self, member: Member) -> str:
         producer = member.value.producer()
