@@ -35,8 +35,19 @@ from benchmarks.paper.schedules import TITLE, schedules, train_by_schedule
 from benchmarks.paper.tables import TABLES, Sizes, fill
 
 ROOT = Path(__file__).resolve().parents[2]
-ORDER = ("mnist", "tanh-width", "defaults", "schedules", "cifar-depth", "cifar-kernel", "cifar-width")
-USUAL_DATA = {name: "cifar" if name.startswith("cifar") else "mnist" for name in ORDER}
+ORDER = (
+    "mnist",
+    "methods-digits",
+    "methods-mnist",
+    "methods-cifar",
+    "tanh-width",
+    "defaults",
+    "schedules",
+    "cifar-depth",
+    "cifar-kernel",
+    "cifar-width",
+)
+USUAL_DATA = {name: next((data for data in ("cifar", "digits") if data in name), "mnist") for name in ORDER}
 SCHEDULES_SAY = (
     "Of no paper: a narrow network of one layer is grown to the largest (wider by zero-out, deeper by mirror) after"
     " some share of the compute; every network has a cosine of its own. Compute is counted in multiply-accumulates of"
@@ -111,7 +122,7 @@ def _one(name: str, options: argparse.Namespace) -> None:
         f" batches of {options.batch}, AdamW at {options.rate:g} falling to zero by a cosine; seeds {options.seeds}."
         + (
             f" Channels are {options.channels:g} times the papers'."
-            if name.startswith("cifar") and options.channels != 1
+            if ("cifar" in name or name == "methods-digits") and options.channels != 1
             else ""
         )
         + (f" Lines left out to save time: {', '.join(skipped)}." if skipped else ""),

@@ -214,6 +214,8 @@ def _mnist(sizes: Sizes) -> list[Line]:
         Line("netmorph, P-TanH, a at 100x", depth("netmorph", "Tanh")),
         Line("netmorph, P-TanH, a at 1x (NM)", depth("netmorph", "Tanh"), A_ONE),
         Line("residual", depth("residual")),
+        Line("identity, new units beside it", depth("identity")),
+        Line("identity, new units beside it, TanH", depth("identity", "Tanh")),
         Line("identity, 10 wide", (identity,)),
         *(
             Line(f"identity, then {fill}", (then(identity, widen("fc1", hidden, fill)),))
@@ -230,6 +232,39 @@ def _mnist(sizes: Sizes) -> list[Line]:
             "scratch, P-TanH, the child's steps", (from_scratch(depth("netmorph", "Tanh")[0]),), PLAIN, kind="reference"
         ),
     ]
+
+
+# --- which method deepens best, on each data set ----------------------------------------------------------------------
+
+
+def _methods(layer: str, channels: int) -> list[Line]:
+    """All ways to put a layer of four times the channels behind one that has a ReLU."""
+    to = 4 * channels
+    mirror = (deepen(layer, "mirror", width=to),)
+    return [
+        Line("mirror", mirror),
+        Line(
+            "mirror at its least width, then zero-out",
+            (then(deepen(layer, "mirror", width=2 * channels), widen(f"{layer}.0", to, "zero-out")),),
+        ),
+        Line("netmorph", (deepen(layer, "netmorph", width=to),)),
+        Line("identity, new channels beside it", (deepen(layer, "identity", width=to),)),
+        Line(
+            "identity behind the ReLU, then zero-out",
+            (then(deepen(layer, "identity"), widen(layer, to, "zero-out")),),
+        ),
+        Line("residual", (deepen(layer, "residual", width=to),)),
+        Line("identity, no wider", (deepen(layer, "identity"),)),
+        *_references(mirror)[:2],
+    ]
+
+
+def _methods_of_layers(sizes: Sizes) -> list[Line]:
+    return _methods("fc1", max(2, sizes.hidden // 4))
+
+
+def _methods_of_convolutions(sizes: Sizes) -> list[Line]:
+    return _methods("conv2", sizes.of(32))
 
 
 # --- width of a tanh network -----------------------------------------------------------------------------------------
@@ -364,6 +399,13 @@ def _least_mirrored(sizes: Sizes) -> tuple[Growth, ...]:
     return opened("conv1", narrow), then(opened("conv2", narrow), opened("conv3", wide))
 
 
+def _beside() -> tuple[Growth, ...]:
+    def opened(layer: str) -> Growth:
+        return deepen(layer, "identity", width="x4")
+
+    return opened("conv1"), then(opened("conv2"), opened("conv3"))
+
+
 def _residual() -> tuple[Growth, ...]:
     def opened(layer: str) -> Growth:
         return deepen(layer, "residual", width="x4")
@@ -381,6 +423,7 @@ def _cifar_depth(sizes: Sizes) -> list[Line]:
     if sizes.stages <= 2:
         lines += [
             Line("mirror at its least width, then zero-out", _least_mirrored(sizes)),
+            Line("identity, new channels beside it", _beside()),
             Line("identity, then zero-out", _copied(sizes, lambda layer, to: widen(layer, to, "zero-out"))),
             Line("residual", _residual()),
             Line(
@@ -449,6 +492,22 @@ TABLES = {
             "softmax regression",
             ("one hidden layer",),
             _mnist,
+        ),
+        *(
+            Table(
+                f"methods-{data}",
+                f"Methods of deepen: {title}",
+                "Of no paper: which method `deepen` should take.",
+                _narrow if data == "mnist" else _cifar_111,
+                "a quarter of the hidden units" if data == "mnist" else "cifar_111",
+                ("a layer more",),
+                _methods_of_layers if data == "mnist" else _methods_of_convolutions,
+            )
+            for data, title in (
+                ("digits", "the second of three convolutions, digits"),
+                ("mnist", "one hidden layer, MNIST"),
+                ("cifar", "the second of three convolutions, CIFAR-10"),
+            )
         ),
         Table(
             "tanh-width",
