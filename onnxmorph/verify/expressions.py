@@ -389,25 +389,25 @@ class Algebra:
         return residual, depth * self.unit * size / scale
 
     def respelled(self, parent: Expression, child: Expression) -> bool:
-        """Whether each has atoms that the other has not: what differs may then be one function in two spellings.
+        """Whether each rests on something that the other does not: what differs may then be one function in two
+        spellings, such as a value of one model that is computed under two names in the other.
 
-        Where one has all the atoms of the other, as where a single coefficient differs, it is another function: atoms
+        Where one has all that the other has, as where a single coefficient differs, it is another function: atoms
         are different functions, and a sum of them is zero by accident alone.
         """
-        atoms = [
+        ground = [
             {
-                (group, int(column))
+                (group, 0 if group[0] == "value" else int(column))
                 for group, term in x.terms.items()
-                if group[0] != "value"
                 for column in term.columns[self._felt(x, term)]
             }
             for x in (parent, child)
         ]
-        return bool(atoms[0] - atoms[1]) and bool(atoms[1] - atoms[0])
+        return bool(ground[0] - ground[1]) and bool(ground[1] - ground[0])
 
     def _felt(self, x: Expression, term: Term) -> Array:
         """Which columns of a term have a coefficient that is more than rounding."""
-        margin = self._row_margin(x)[:, None]
+        margin = (_MATCH * self.unit * max(x.depth, 1) * x.size)[:, None]
         felt = np.zeros(len(term.columns), bool)
         for tap in term.taps.values():
             felt |= (np.abs(tap) > margin).any(axis=0)

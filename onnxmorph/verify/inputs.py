@@ -25,6 +25,9 @@ from onnxmorph.verify.values import ValueMaker
 __all__ = ["Feeds", "InputPlan", "InputSet", "InputSpec", "did_you_mean", "read_inputs"]
 
 _DISTRIBUTIONS = ("normal", "normal", "smooth", "x10", "x0.1", "positive", "x0.001", "image", "smooth", "normal")
+_WAKING = ("x100", "constant", "burst", "smooth", "x1000")
+_TIMES_WOKEN = 2
+_FIRST_WAKING = 100
 _SWEEP_IDS = 1 << 14
 _MOST_SWEEPS = 8
 
@@ -112,6 +115,13 @@ class InputPlan:
             # Early, so that a short budget reaches every branch.
             made.insert(1 + place, item)
         return made
+
+    def waking(self, sizes: Sequence[Assignment]) -> list[InputSet]:
+        """Sets that wake what the others leave asleep: large numbers, equal ones, single ones among zeros."""
+        if not sizes:
+            return []
+        places = enumerate(_WAKING * _TIMES_WOKEN, _FIRST_WAKING)
+        return [self._set(sizes[index % len(sizes)], distribution, index) for index, distribution in places]
 
     def sweeps(self, sizes: Sequence[Assignment]) -> list[InputSet]:
         """Sets that take the ids through what is left of tables that changed."""

@@ -32,6 +32,8 @@ _MULTIPLICATIONS = 1e9
 _MOST_WEIGHTS = 1 << 23
 _DEEPEST = 60
 _LISTED = 16
+_MARGIN = 2.0
+"""How far the residual may be above what rounding is thought to explain."""
 
 _CHANNELWISE = frozenset(
     {
@@ -355,8 +357,7 @@ def prove(
         unit: Relative error of one rounding of the weights' type.
 
     Returns:
-        ``proved`` of how many values (``of``), the largest ``residual`` with its ``rounding_bound``, and the values; of
-        these, ``respelled`` where what is left may be one function in two spellings.
+        ``proved`` of how many values (``of``), the largest ``residual`` with its ``rounding_bound``, and the values.
     """
     algebra = Algebra(unit, _MULTIPLICATIONS)
     entries: list[dict[str, Any]] = []
@@ -369,8 +370,9 @@ def prove(
             before = _Reader(parent, bases, shapes, algebra).definition(name, place)
             after = _Reader(child, bases, shapes, algebra).definition(name, place)
             residual, bound = algebra.distance(before, after)
-            entry = {"value": name, "residual": residual, "rounding_bound": bound}
-            entries.append(entry | ({"respelled": True} if algebra.respelled(before, after) else {}))
+            if residual > _MARGIN * bound and algebra.respelled(before, after):
+                raise Unsupported("values that may be the same in two spellings")
+            entries.append({"value": name, "residual": residual, "rounding_bound": bound})
         except Unsupported as reason:
             entries.append({"value": name, "reason": str(reason)})
             if isinstance(reason, TooLarge):

@@ -16,6 +16,7 @@ from onnxmorph.verify.specs import InputSpec
 __all__ = ["ValueMaker"]
 
 _PATCHES = 4
+_BURST_SHARE = 0.02
 
 Array = np.ndarray[Any, Any]
 
@@ -135,8 +136,18 @@ def _signal(shape: tuple[int, ...], distribution: str, generator: np.random.Gene
         return generator.random(shape) * 255
     if distribution == "smooth":
         return _smooth(shape, generator)
-    scale = {"x10": 10.0, "x0.1": 0.1, "x0.001": 0.001}.get(distribution, 1.0)
+    if distribution == "constant":
+        return _constant(shape, generator)
+    if distribution == "burst":
+        return generator.standard_normal(shape) * 30 * (generator.random(shape) < _BURST_SHARE)
+    scale = {"x1000": 1000.0, "x100": 100.0, "x10": 10.0, "x0.1": 0.1, "x0.001": 0.001}.get(distribution, 1.0)
     return generator.standard_normal(shape) * scale
+
+
+def _constant(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """One number for every sample and channel: what looks for edges sleeps, and what adds up is driven far."""
+    coarse = [length if axis < 2 or axis == len(shape) - 1 == 2 else 1 for axis, length in enumerate(shape)]
+    return np.broadcast_to(generator.standard_normal(coarse) * 10, shape)
 
 
 def _smooth(shape: tuple[int, ...], generator: np.random.Generator) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -123,6 +124,7 @@ class Verification:
         self.verdict.jumping_optimised = jumping(parent, nodes=steps)
         self.noise = np.random.default_rng([request.seed, 1])
         self.references: list[Reference] = []
+        self._sizes: list[Assignment] = []
         self._kept_bytes = 0
         self._moved_child: Runnable | None = None
         self._coarse: Runnable | None = None
@@ -206,9 +208,9 @@ class Verification:
         groups = self._groups(sets[0].feeds) if sets else []
         used: list[InputSet] = []
         failing = left_out = 0
-        for index, item in enumerate(sets):
+        for index, item in enumerate(itertools.chain(sets, self._waking_sets(drawing))):
             if index >= _FEWEST_SETS and time.perf_counter() > self.request.deadline:
-                left_out = len(sets) - index
+                left_out = max(len(sets) - index, 0)
                 break
             try:
                 judged = self._run_set(item, groups, len(used), repeat=index < _REPEATED_SETS)
@@ -366,7 +368,7 @@ class Verification:
                 f"the new weights in front of {entry['value']!r} compose to something else than the parent's: off "
                 f"by {residual:.2g} of its largest, where rounding explains {bound:.2g}"
             )
-            if self._decides() and residual > certificate.limit * bound and not entry.get("respelled"):
+            if self._decides() and residual > certificate.limit * bound:
                 certificate.unproven.append(f"{words}, and no input showed it")
             else:
                 certificate.warnings.append(words)
@@ -445,12 +447,28 @@ class Verification:
         if sizes:
             sets += self.plan.sets(sizes, max(_FEWEST_SETS, min(_MOST_SETS, affordable)))
             sets += self.plan.sweeps(sizes)
-        if drawing is not None:
-            for item in sets:
-                given = {name: item.feeds[name] for name in self.stage.drawn if name in item.feeds}
-                own = {name: value for name, value in item.feeds.items() if name not in given}
-                item.feeds |= drawing.values(own, self.stage.drawn) | given
+        self._sizes = sizes
+        for item in sets:
+            self._draw(drawing, item)
         return sets
+
+    def _draw(self, drawing: Running | None, item: InputSet) -> None:
+        """Adds what the parent draws at random to a set of inputs, where that is not given."""
+        if drawing is not None:
+            given = {name: item.feeds[name] for name in self.stage.drawn if name in item.feeds}
+            own = {name: value for name, value in item.feeds.items() if name not in given}
+            item.feeds |= drawing.values(own, self.stage.drawn) | given
+
+    def _waking_sets(self, drawing: Running | None) -> Iterator[InputSet]:
+        """Inputs of other kinds, where a weight is known to differ and nothing has shown it yet: they may wake what
+        it is multiplied with."""
+        known = [difference for difference in self.ties.differences if difference.alone or difference.named]
+        for item in self.plan.waking(self._sizes) if known and self._decides() else ():
+            if self.verdict.differs:
+                return
+            with contextlib.suppress(RuntimeFailure):  # an input the parent cannot take
+                self._draw(drawing, item)
+                yield item
 
     def _real_sets(self, runs: Callable[[Feeds], None]) -> list[InputSet]:
         """Samples of the data that was given, as many as there is room for; the parent must run on the first."""

@@ -33,6 +33,8 @@ def proof(
 
 
 def follows(found: dict[str, Any]) -> bool:
+    if any("two spellings" in entry.get("reason", "") for entry in found["values"]):
+        return False
     assert found["proved"] == found["of"] > 0, found
     return bool(found["residual"] <= 2 * found["rounding_bound"])
 
@@ -227,6 +229,17 @@ def test_an_order_that_makes_no_difference_is_no_reason_to_doubt() -> None:
     assert certificate.equivalent, certificate.reasons
 
 
+def test_a_value_computed_twice_may_be_computed_once() -> None:
+    """What another tool merged goes by another name."""
+    w, v = weights(8, 6), weights(6, 5, seed=1)
+    tail = "a = MatMul(r, v)\n b = MatMul({}, u)\n y = Add(a, b)"
+    tensors = {"w": w, "v": v, "u": weights(6, 5, seed=2)}
+    body = "h = MatMul(x, w)\n r = Relu(h)\n "
+    parent = small_model(FLAT, f"{body}k = MatMul(x, w2)\n s = Relu(k)\n {tail.format('s')}", tensors | {"w2": w})
+    certificate = verify(parent, small_model(FLAT, body + tail.format("r"), tensors), provider="cpu", faults=False)
+    assert certificate.equivalent and not any("compose" in text for text in certificate.warnings)
+
+
 def test_a_slope_that_is_another_is_another_function() -> None:
     w, f = weights(8, 5), weights(8, 8, seed=1)
     g = np.linalg.solve(f.astype(np.float64), w).astype(np.float32)
@@ -236,5 +249,4 @@ def test_a_slope_that_is_another_is_another_function() -> None:
         body = "h = MatMul(x, f)\n a = PRelu(h, s)\n y = MatMul(a, g)"
         found = proof(parent, small_model(FLAT, body, {"f": f, "g": g, "s": slopes}))
         (entry,) = found["values"]
-        assert "respelled" not in entry
         assert (entry["residual"] > 16 * entry["rounding_bound"]) == (slope != 1)

@@ -174,3 +174,12 @@ def test_integers_in_another_order_are_compared() -> None:
     assert verify(model("a, b"), model("a, b"), provider="cpu", faults=False).equivalent
     certificate = verify(model("a, b"), model("b, a"), provider="cpu", faults=False)
     assert certificate.verdict == "not equivalent" and "inner value 'c'" in certificate.failures[0]
+
+
+def test_inputs_that_wake_what_sleeps() -> None:
+    """Only numbers far from the usual ones lift this unit over zero."""
+    bias = np.where(np.arange(24) == 3, -60, 0).astype(np.float32)
+    child = layered(moved(V, (3, 7), 0.3), bias=bias)
+    certificate = verify(layered(bias=bias), child, provider="cpu", faults=False)
+    assert certificate.verdict == "not equivalent" and certificate.weights[0]["shown"]
+    assert certificate.inputs > 10
