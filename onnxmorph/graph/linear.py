@@ -232,6 +232,7 @@ class _Search:
         found = self._start(scope, node, 1 if on_the_left else 0, 0 if on_the_left else 1)
         if found is None:
             return None
+        found.input_axis = found.output_axis = -2 if on_the_left else -1
         dims = self._weight_dims(found)
         if dims is None:
             return found
@@ -243,7 +244,6 @@ class _Search:
         out_first = on_the_left
         found.form = WeightForm("MatMul", out_first=out_first)
         found.out_channels, found.in_channels = dims[-2:] if out_first else dims[:-3:-1]
-        found.input_axis = found.output_axis = -2 if on_the_left else -1
         if len(dims) > 2:
             found.block("batched-weight", f"its weight of shape {dims} is a stack of matrices")
             return found
@@ -339,8 +339,8 @@ class _Search:
             if scope.function is not None and self._is_call_constant(weighed):
                 found.block(
                     "weight-is-function-input",
-                    f"its weight is the input '{weighed.name}' of '{scope.function.name}', shared by its calls",
-                    "inline the model's functions first",
+                    f"its weight is the input '{weighed.name}' of '{scope.function.name}', another one for every call",
+                    "widen and shrink do that; for other morphs inline the function, as onnx.inliner does",
                 )
             else:
                 found.block("weight-not-constant", f"its weight is not known before a run: {source.reason}")

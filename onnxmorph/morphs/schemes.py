@@ -234,7 +234,7 @@ def _divide(model: ir.Model, node: ir.Node, ratio: float) -> None:
         raise ValueError(f"node '{node.name}' is in no graph")
     output = node.outputs[0]
     build = Builder(model, graph, after=node)
-    dtype = output.dtype if output.dtype is not None else _type_of(node)
+    dtype = output.dtype if output.dtype is not None else _type_of(model, node)
     factor = build.initializer(f"{output.name}_share", np.array(1 / ratio, dtype=dtype.numpy()), dtype)
     users = list(output.uses())
     graph_output = output.is_graph_output()
@@ -246,11 +246,23 @@ def _divide(model: ir.Model, node: ir.Node, ratio: float) -> None:
     take_name(model, new, output)
 
 
-def _type_of(node: ir.Node) -> ir.DataType:
+def _given(model: ir.Model, formal: ir.Value) -> ir.Value | None:
+    """What a function is called with for one of its inputs."""
+    for identifier, function in model.functions.items():
+        if formal in function.inputs:
+            place = list(function.inputs).index(formal)
+            for graph in (model.graph, *model.functions.values()):
+                for node in graph.all_nodes():
+                    if node.op_identifier() == identifier and place < len(node.inputs):
+                        return node.inputs[place]
+    return None
+
+
+def _type_of(model: ir.Model, node: ir.Node) -> ir.DataType:
     read = node.inputs[0]
     while read is not None and read.dtype is None:
         producer = read.producer()
-        read = None if producer is None or not producer.inputs else producer.inputs[0]
+        read = _given(model, read) if producer is None else next(iter(producer.inputs), None)
     if read is None or read.dtype is None:
         raise Refusal(f"the type of '{node.outputs[0].name}' is not known", code="unknown-type")
     return read.dtype

@@ -20,6 +20,7 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.axes import Group, GroupTable, IndexMap, decompose, resize
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.calls import fixed_width, merge_copies, own_copies, with_own_copies
 from onnxmorph.morphs.folds.channels import Droppable, drop_channels, droppable, magnitudes
 from onnxmorph.morphs.folds.finding import View
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
@@ -58,10 +59,11 @@ def plan_shrink(
         Refusal: A size cannot be met, with the nearest that can; or it is not exact, and ``inexact`` was not given.
     """
     target = find_layer(model, layer)
-    if target.fixed_width is not None:
-        raise target.fixed_width
+    if (fixed := fixed_width(target)) is not None:
+        raise fixed
     if sum(option is not None for option in (to, by, keep, drop)) != 1:
         raise SelectionError("give one of --to, --by, --keep and --drop")
+    model, target = with_own_copies(model, target)
     view = View(model)
     size = _size(view.table, target)
     if keep is not None or drop is not None:
@@ -145,6 +147,7 @@ class ShrinkPlan(Plan):
 
     def edit(self, child: ir.Model) -> Change:
         """See :meth:`Plan.edit`."""
+        twins = own_copies(child, layer_by_key(child, self.layer))
         view = View(child)
         layer = next((one for one in view.layers if one.key == self.layer), None) or layer_by_key(child, self.layer)
         size = _size(view.table, layer)
@@ -159,6 +162,7 @@ class ShrinkPlan(Plan):
         stands_for = {group: _stand_ins(kept[group], known[group]) for group in maps}
         constant = {group: _constant(kept[group], known[group]) for group in maps}
         edited = drop_channels(view, kept, stands_for, constant)
+        merge_copies(child, twins)
         notes = () if self.exact else (f"{self.name}: not a morphism, the child computes something else",)
         return Change((), 0.0, edited.frontier, notes, edited.index_maps, edited.resized)
 

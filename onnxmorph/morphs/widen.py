@@ -45,6 +45,7 @@ from onnxmorph.graph.axes import (
 )
 from onnxmorph.graph.axes import apply as rewrite
 from onnxmorph.graph.layers import LinearLayer
+from onnxmorph.morphs.calls import fixed_width, layers_apart, merge_copies, own_copies, with_own_copies
 from onnxmorph.morphs.domains import first_undefined
 from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
@@ -82,10 +83,10 @@ def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
         layer: A layer of the model that ``table`` was made from.
         table: Its coupled groups; made once for all layers.
     """
-    if layer.fixed_width is not None:
-        return layer.fixed_width
+    if (fixed := fixed_width(layer)) is not None:
+        return fixed
     try:
-        _next_size(table, layer, layer.out_channels + 1, None, interface=False)
+        _next_size(table, layer, _axis_size(table, layer) + 1, None, interface=False)
     except Refusal as refusal:
         return refusal
     return None
@@ -93,11 +94,13 @@ def why_not_widen(layer: LinearLayer, table: GroupTable) -> Refusal | None:
 
 def check_widen(model: ir.Model) -> Callable[[LinearLayer], Refusal | None]:
     """What says of a model's layers why they cannot be widened; see :func:`why_not_widen`."""
-    table = coupled_groups(model)
+    apart, twins = layers_apart(model)
+    table = coupled_groups(apart)
     found: dict[tuple[int, ...], Refusal | None] = {}
 
     def why_not(layer: LinearLayer) -> Refusal | None:
-        axes = None if layer.fixed_width is not None else table.coupled.axes(layer.output)
+        layer = twins.get(layer.key, layer)
+        axes = None if fixed_width(layer) is not None else table.coupled.axes(layer.output)
         if axes is None:
             return why_not_widen(layer, table)
         # All layers that write into one residual stream have one answer, which takes a walk over all of them.
@@ -140,8 +143,9 @@ def plan_widen(
     if fill is not None and fill not in FILLS:
         raise SelectionError(f"no fill {fill!r}: choose from {', '.join(FILLS)}")
     target = find_layer(model, layer)
-    if target.fixed_width is not None:
-        raise target.fixed_width
+    if (fixed := fixed_width(target)) is not None:
+        raise fixed
+    model, target = with_own_copies(model, target)
     table = coupled_groups(model)
     untied = shared_weights(table, target) if untie else ()
     if untied:
@@ -225,8 +229,9 @@ class WidenPlan(Plan):
         """See :meth:`Plan.edit`."""
         copies = untie_weights(child, self.untied)
         layer = layer_by_key(child, self.layer)
-        if layer.fixed_width is not None:
-            raise layer.fixed_width
+        if (fixed := fixed_width(layer)) is not None:
+            raise fixed
+        twins = own_copies(child, layer)
         table = coupled_groups(child)
         if (now := _axis_size(table, layer)) != self.before:
             raise Refusal(f"{self.name} has {now} outputs, not {self.before}", code="layer-changed")
@@ -244,6 +249,7 @@ class WidenPlan(Plan):
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
             scheme.rescale(child)
+        merge_copies(child, twins)
         notes = [f"widened with it: {', '.join(written.tensors)}"] if len(written.tensors) > 1 else []
         if self.idle:
             other = ": take --fill zero-out" if not group.conditions and first_undefined(group) is None else ""

@@ -83,14 +83,14 @@ class CoupledAxes:
             function.identifier(): function for function in model.functions.values()
         }
         self._freeze_inputs = False
-        self._single_calls: set[tuple[str, str, str]] = set()
+        self._bodies: dict[tuple[str, str, str], list[ir.Value]] = {}
         self._symbols: dict[str, int] = {}
 
     @classmethod
     def of(cls, model: ir.Model, *, freeze: bool = False) -> CoupledAxes:
         """Couple the axes of a model.
 
-        Model-local functions are followed where they are called once; bodies of If, Loop and Scan by their rules.
+        Model-local functions are followed at every call; bodies of If, Loop and Scan by their rules.
 
         Args:
             model: Left unchanged.
@@ -101,7 +101,6 @@ class CoupledAxes:
 
         self = cls(model)
         self._freeze_inputs = freeze
-        self._count_calls()
         for value in model.graph.inputs:
             if not value.is_initializer():
                 self._input(value)
@@ -540,21 +539,21 @@ class CoupledAxes:
 
     # ---- model-local functions ------------------------------------------------------------------------------------
 
-    def _count_calls(self) -> None:
-        calls: dict[tuple[str, str, str], int] = defaultdict(int)
-        graphs: list[ir.Graph | ir.Function] = [self.model.graph, *self.model.functions.values()]
-        for graph in graphs:
-            for node in graph.all_nodes():
-                if node.op_identifier() in self._functions:
-                    calls[node.op_identifier()] += 1
-        self._single_calls = {name for name, count in calls.items() if count == 1}
-
     def _call(self, site: Site, function: ir.Function) -> None:
-        if function.identifier() not in self._single_calls:
-            raise Barrier(
-                f"function '{function.name}' is called more than once; onnx.inliner writes it out at every call",
-                "shared-function",
-            )
+        """Walk a function's body; where it was walked for an earlier call, couple what the two say of one value.
+
+        One list of nodes serves all calls, so that what is changed in it is changed for all of them: an axis that goes
+        through several calls is one group, and one whose size differs from call to call cannot change at all.
+        """
+        known = self._bodies.get(function.identifier())
+        before = {} if known is None else {value: self._axes.get(value) for value in known}
+        uses = len(self.uses)
+        if known is not None:
+            self._same_inputs(site, function)
+            for value in known:
+                self._axes.pop(value, None)
+                self._contents.pop(value, None)
+                self._followed.discard(value)
         for position, formal in enumerate(function.inputs):
             value = site.node.inputs[position] if position < len(site.node.inputs) else None
             if value is None:
@@ -562,16 +561,66 @@ class CoupledAxes:
             self._axes[formal] = self.operand(value, site.node, position)
             self._constants[formal] = self.is_constant(value)
             self.formals[value].append(formal)
-            content = self._contents.get(value)
+            content = self._given(value)
             if content is not None:
                 self._contents[formal] = content
                 site.shape_operands.add(position)
         self.walk(function, function.opset_imports)
-        for value, inner in zip(site.node.outputs, function.outputs, strict=False):
-            self._axes[value] = self.axes(inner)
-            content = self._contents.get(inner)
+        given = [(self.axes(inner), self._contents.get(inner)) for inner in function.outputs]
+        if known is None:
+            inside = (output for node in function.all_nodes() for output in node.outputs)
+            self._bodies[function.identifier()] = [
+                value for value in (*function.inputs, *inside) if stored(value) is None
+            ]
+        else:
+            del self.uses[uses:]  # what they would set, the first call's do
+            for value, axes in before.items():
+                self._couple_calls(site, function, axes, self._axes.get(value))
+        for value, (inner_axes, content) in zip(site.node.outputs, given, strict=False):
+            self._axes[value] = inner_axes
             if content is not None:
                 self._contents[value] = content
+
+    def _given(self, value: ir.Value) -> Content | None:
+        """What a value that a function is called with holds, where it is a shape or the like."""
+        return self.content(value) if self.is_constant(value) else self._contents.get(value)
+
+    def _same_inputs(self, site: Site, function: ir.Function) -> None:
+        """A barrier unless a further call gives the same numbers as shapes, and constants where the others do."""
+        for formal, value in zip(function.inputs, site.node.inputs, strict=False):
+            if value is None:
+                continue
+            one, two = self._contents.get(formal), self._given(value)
+            shapes = [
+                None if held is None else [number.value(self.factors.size) for number in held.reshape(-1)]
+                for held in (one, two)
+            ]
+            moves = any(number.depends for held in (one, two) if held is not None for number in held.reshape(-1))
+            if moves or shapes[0] != shapes[1] or self._constants.get(formal, False) != self.is_constant(value):
+                raise Barrier(
+                    f"function '{function.name}' is called more than once with different sizes or constants; "
+                    "onnx.inliner writes it out at every call",
+                    "shared-function",
+                )
+
+    def _couple_calls(self, site: Site, function: ir.Function, one: Axes | None, two: Axes | None) -> None:
+        """Couple what two calls of a function say of one value of its body."""
+        text = f"function '{function.name}' is called with different sizes; onnx.inliner writes it out at every call"
+        if one is None or two is None or len(one) != len(two):
+            for expr in (*(one or ()), *(two or ())):
+                self.factors.note(expr, Block("shared-function", text))
+            return
+        for left, right in zip(one, two, strict=True):
+            sizes = self.factors.size(left), self.factors.size(right)
+            if self.factors.same(left, right) or (sizes == (1, 1) and not (left and right)):
+                continue
+            if sizes[0] is not None and sizes[0] == sizes[1]:
+                site.unify(left, right)
+            elif any(
+                self.factors.size((leaf,)) is not None for expr in (left, right) for leaf in self.factors.leaves(expr)
+            ):
+                for expr in (left, right):
+                    self.factors.note(expr, Block("shared-function", text))
 
 
 def _overridable(value: ir.Value) -> Pin:

@@ -590,6 +590,7 @@ class _Writer:
             for name in list(node_of.attributes):
                 del node_of.attributes[name]
             node_of.attributes["value"] = ir.Attr("value", ir.AttributeType.TENSOR, tensor_now)
+            value.type = ir.TensorType(tensor_now.dtype)
             value.shape = ir.Shape(array.shape)
             return
         # A Constant node becomes an initializer: those can be stored outside the model file.

@@ -218,15 +218,31 @@ def test_overridable_initializers_are_pinned_unless_frozen() -> None:
     nets.assert_same(parent, child)
 
 
-def test_a_function_called_twice_is_a_barrier_with_a_reason() -> None:
+def _activations(*widths: int) -> ir.Model:
     net = nets.Net()
-    x = net.dense(net.input(["N", 4]), 4, 8)
-    inside = [helper.make_node("Relu", ["a"], ["b"])]
+    inside = [helper.make_node("Sigmoid", ["a"], ["s"]), helper.make_node("Mul", ["a", "s"], ["b"])]
     net.functions.append(helper.make_function("here", "Act", ["a"], ["b"], inside, [helper.make_opsetid("", 20)]))
-    y = net.op("Act", net.op("Act", x, domain="here"), domain="here")
-    group = output_group(net.model(net.dense(y, 8, 3)), "Add", 1)
+    x, before = net.input(["N", 4]), 4
+    for width in widths:
+        x, before = net.op("Act", net.dense(x, before, width), domain="here"), width
+    return net.model(net.dense(x, before, 3))
+
+
+def test_axes_of_one_size_through_two_calls_of_a_function_are_one_group() -> None:
+    parent = _activations(8, 8)
+    group = output_group(parent, "Add", 1)
+    assert group.status == "free"
+    assert sum(member.is_stored for member in group.members) == 6
+    for change in (nets.permuted, nets.widened, nets.duplicated):
+        child, maps = change(parent, 1)
+        assert maps
+        nets.assert_same(parent, child, 1e-4)
+
+
+def test_axes_of_different_sizes_through_two_calls_of_a_function_are_blocked_with_a_reason() -> None:
+    group = output_group(_activations(8, 6), "Add", 1)
     assert group.status == "blocked"
-    assert "called more than once" in group.blocks[0].text
+    assert "called with different sizes" in group.blocks[0].text
 
 
 def test_a_map_of_the_wrong_size_and_an_edited_model_are_told() -> None:
