@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-import onnx
-
+from onnxmorph._ir import onnx
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.protos import label, subgraphs
 

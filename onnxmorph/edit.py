@@ -22,9 +22,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.errors import Refusal
 
 __all__ = [

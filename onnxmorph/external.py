@@ -11,9 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import onnx
-
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.errors import ModelError
 from onnxmorph.tensors import MappedFile, MappedTensor, stored_bytes
 

@@ -13,11 +13,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnxmorph import wire
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.checks import check
 from onnxmorph.errors import ModelError
 from onnxmorph.external import DataFolders

@@ -14,10 +14,9 @@ import binascii
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.errors import ModelError, Refusal
 
 __all__ = ["Place", "ReadTensor", "from_proto", "label", "subgraphs", "to_proto"]

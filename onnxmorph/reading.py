@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from onnxmorph import wire
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.external import DataFolders
 from onnxmorph.tensors import MappedFile, MappedTensor, stored_bytes

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.errors import ModelError
 from onnxmorph.protos import to_proto
 from onnxmorph.tensors import MappedTensor, sample_ranges

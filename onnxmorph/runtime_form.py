@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from onnxmorph import wire
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.errors import ModelError
 from onnxmorph.protos import to_proto
 from onnxmorph.tensors import refer, stored_bytes

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from onnxmorph import wire
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.ahead import CopyAhead
 from onnxmorph.errors import ModelError, Refusal
 from onnxmorph.protos import to_proto

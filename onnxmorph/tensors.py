@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from onnxmorph._ir import ir
+from onnxmorph._ir import ir, onnx
 from onnxmorph.errors import ModelError
 
 __all__ = ["MappedFile", "MappedTensor", "reason_of", "refer", "sample_ranges", "stored_bytes"]

@@ -15,7 +15,6 @@ A text is tried in this order, and the first kind that finds anything decides:
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -159,6 +158,8 @@ _KINDS: tuple[Callable[[LinearLayer, str], bool], ...] = (
 
 def _nothing(layers: Sequence[LinearLayer], text: str) -> str:
     """Why a text names no layer: it is something else, or it is misspelled."""
+    import difflib
+
     if not layers:
         return f"'{text}' names no layer: the model has no linear layers"
     other = _other_node(layers, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -193,6 +192,8 @@ def named(name: str, **parameters: float) -> Activation:
     elif key in ALIASES:
         found, preset = ALIASES[key][0], dict(ALIASES[key][1])
     else:
+        import difflib
+
         nearest = difflib.get_close_matches(key, [*by_key, *ALIASES], n=3, cutoff=0.6)
         names = [by_key.get(near, near) for near in nearest]
         hint = f"; did you mean {' or '.join(names)}?" if names else f"; known are {', '.join(KINDS)}"
