@@ -160,3 +160,18 @@ def test_a_dense_block_hundreds_of_layers_deep() -> None:
     assert coupled.barriers == []
     free = [group for group in nets.weighty(GroupTable(coupled)) if group.status == "free"]
     assert len(free) == 201
+
+
+def test_an_open_axis_that_a_reshape_takes_for_one_is_one() -> None:
+    # As exported by a trace with a batch of 1: view(T, 1, 3, 4) of (T, N, 12).
+    net = nets.Net()
+    x = net.dense(net.input(["T", "N", 5]), 5, 12)
+    steps = net.op("Gather", net.op("Shape", x), net.ints(0), axis=0)
+    parts = net.op("Reshape", x, net.op("Concat", steps, net.ints(1, 3, 4), axis=0))
+    parent = net.model(net.dense(net.op("ReduceSum", parts, net.ints(2), keepdims=0), 4, 2))
+    coupled = CoupledAxes.of(parent)
+    assert coupled.barriers == []
+    assert 4 in [group.size for group in nets.weighty(GroupTable(coupled)) if group.status == "free"]
+    child, maps = nets.widened(parent, 1)
+    assert maps
+    nets.assert_same(parent, child, dynamic=1)

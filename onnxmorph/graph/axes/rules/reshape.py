@@ -139,6 +139,10 @@ def _finish(site: Site, targets: list[_Target], rest: list[int]) -> None:
     elif open_targets:
         _fail(site, open_targets, rest)
     elif rest:
+        if site.size(tuple(rest)) is None:
+            # Every target has its size: what is left is 1, or the Reshape does not run. So models are exported that
+            # were traced with a batch of 1 and keep it open at their inputs.
+            site.factors.learn(tuple(rest), 1)
         if site.size(tuple(rest)) == 1:
             site.pin(tuple(rest), "structure", f"a factor of 1 dropped by {site.label}")
         else:
