@@ -115,13 +115,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # hundred new ones takes as long as reading it.
     gc.set_threshold(200_000, 50, 100)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A file name or a layer name may hold what the terminal's encoding cannot show: escaped is better than dead.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # Terminated is to clean up like interrupted does. Only the main thread may set signals (embedders, tests).
-    with contextlib.suppress(ValueError, AttributeError):
-        signal.signal(signal.SIGTERM, _terminated)
+    for name in ("SIGTERM", "SIGHUP"):
+        with contextlib.suppress(ValueError, AttributeError):
+            number = getattr(signal, name)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, _terminated)
     code = _run(words)
     try:
         sys.stdout.flush()
@@ -134,8 +138,32 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _terminated(_signal: int, _frame: object) -> NoReturn:
-    raise SystemExit(143)
+class _Terminated(BaseException):
+    """A signal asked the process to end. No SystemExit, which a user's script may raise and its caller catches."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+        """As shells have it."""
+
+
+def _terminated(number: int, _frame: object) -> NoReturn:
+    raise _Terminated(number)
+
+
+def _open_closed_streams() -> None:
+    """Whoever closed stdin, stdout or stderr gets them to nowhere.
+
+    Else the next file that is opened, a model maybe, would take the place of the stream, and what a library prints from
+    C would end up in it.
+    """
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def _abandon_stdout() -> None:
@@ -158,6 +186,8 @@ def _run(words: list[str]) -> int:
             root.invoke(ctx)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
+    except _Terminated as terminated:
+        return report.failure("terminated, nothing written", terminated.exit_code)
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 4
     except (KeyboardInterrupt, click.Abort):

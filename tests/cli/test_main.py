@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +15,10 @@ from typing import Any
 import click
 import pytest
 
+from onnxmorph import model
 from onnxmorph.errors import ModelError, NotEquivalent, OnnxMorphError, Refusal, SelectionError
 from onnxmorph_cli import main as entry
+from tests.cli.conftest import SAMPLES
 
 PROGRAM = [sys.executable, "-c", "from onnxmorph_cli.main import main; main()"]
 
@@ -211,3 +215,32 @@ def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None
     )
     assert done.returncode == 4
     assert "Traceback" not in done.stderr and "\\u043c" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such shells")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_harm(tmp_path: Path, closed: str) -> None:
+    """The first file that is opened would take the place of a closed stream, and what C prints would end up in it."""
+    child = tmp_path / "child.onnx"
+    words = [*PROGRAM, "deepen", str(SAMPLES / "digits_mlp.onnx"), "--after", "#0"]
+    command = shlex.join([*words, "-o", str(child), "--method", "identity"])
+    ended = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert model.certificate_of(model.load(child)) is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_is_one_line_and_a_document(tmp_path: Path, name: str) -> None:
+    sample = str(SAMPLES / "digits_mlp.onnx")
+    words = [*PROGRAM, "verify", sample, sample, "--json"]
+    script = tmp_path / "inputs.py"
+    script.write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*words, "--inputs", str(script)], **pipes) as process:  # type: ignore[call-overload]
+        assert process.stderr.readline() == "here\n"
+        number = getattr(signal, name)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "nothing written" in json.loads(out)["error"] and err.count("\n") == 1
