@@ -104,12 +104,13 @@ class SizeSearch:
         for sizes in branching:
             if not out_of_time():
                 attempt(sizes)
+        # Before more sizes: a branch that is never taken is not compared at all.
+        self._find_choices(found, runs, out_of_time)
         most += len(found) - 1
         for sizes in self._variants(found[0]):
             if len(found) >= most or out_of_time() or len(tried) >= 2 * _MOST_TRIALS:
                 break
             attempt(sizes)
-        self._find_choices(found, runs, out_of_time)
         return found
 
     def _find_choices(self, found: Sequence[Assignment], runs: Trial, out_of_time: Callable[[], bool]) -> None:
@@ -117,12 +118,13 @@ class SizeSearch:
         choosing = [spec for spec in self._specs if spec.chooses()]
         if not choosing:
             return
+        patience = time.monotonic() + _PATIENCE
         for index in range(1, min(max(3, *(len(spec.choices()) for spec in choosing)), _MOST_CHOICES)):
             for sizes in [*found, *self._bases()][:_MOST_TRIALS]:
                 try:
                     runs(sizes, index)
                 except RuntimeFailure:
-                    if out_of_time():
+                    if out_of_time() and time.monotonic() > patience:
                         return
                     continue
                 self.choices.append((sizes, index))

@@ -167,6 +167,10 @@ class Ties:
         before = self.tied.get(value)
         return before.name if before is not None else None
 
+    def same(self, before: ir.Graph, after: ir.Graph) -> bool:
+        """Whether two bodies of nodes in the same place do the same."""
+        return self._walked.get((id(before), id(after)), False)
+
     # -- one graph against another -------------------------------------------------------------------------------------
 
     def _walk(

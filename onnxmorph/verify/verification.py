@@ -102,7 +102,7 @@ class Verification:
             self.region |= {str(value.name) for value in self.suspects}
         outputs = [str(value.name) for value in parent.graph.outputs]
         request.tolerances.check(outputs)
-        self.watch = Watch(parent, child, self.changes.frontier)
+        self.watch = Watch(parent, child, self.changes.frontier, self.ties)
         self.stage = Stage(
             certificate.provider,
             outputs,
@@ -241,6 +241,8 @@ class Verification:
         if certificate.failures:
             self._locate()
         certificate.warnings += self.watch.warnings()
+        if not certificate.failures and self._decides():
+            certificate.unproven += self.watch.unseen()
         if not certificate.failures:
             self._prove()
         if self.request.faults and not certificate.failures and not certificate.unproven:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxmorph._ir import ir
+from onnxmorph.verify.ties import Ties
 
 __all__ = ["Watch"]
 
@@ -81,6 +82,7 @@ class _Branch:
 
     node: str
     condition: str
+    changed: frozenset[bool] = frozenset()
     taken: set[bool] = field(default_factory=set)
 
 
@@ -91,9 +93,10 @@ class Watch:
         parent: The parent.
         child: The child.
         frontier: Names of values that both have and that are defined otherwise.
+        ties: Between these two models.
     """
 
-    def __init__(self, parent: ir.Model, child: ir.Model, frontier: Collection[str]) -> None:
+    def __init__(self, parent: ir.Model, child: ir.Model, frontier: Collection[str], ties: Ties) -> None:
         names = tuple({output.name for node in model.graph for output in node.outputs} for model in (parent, child))
         self._seen = [
             *_activations(parent, "parent", set(frontier) | (names[0] - names[1])),
@@ -102,8 +105,13 @@ class Watch:
         ops = [{seen.output: seen.op for seen in self._seen if seen.side == side} for side in ("parent", "child")]
         # The second of two equal activations in a row sees one sign only, and that is as it should be.
         self._swapped = {name for name, op in ops[1].items() if ops[0].get(name, op) != op}
+        after = {node.outputs[0].name: node for node in child.graph if node.op_type == "If"}
         self._branches = [
-            _Branch(node.name or str(node.outputs[0].name), str(node.inputs[0].name))
+            _Branch(
+                node.name or str(node.outputs[0].name),
+                str(node.inputs[0].name),
+                _changed_branches(node, after.get(node.outputs[0].name), ties),
+            )
             for node in parent.graph
             if node.op_type == "If" and node.inputs[0] is not None and node.inputs[0].producer() is not None
         ]
@@ -136,6 +144,16 @@ class Watch:
         ]
         return ({"activations": activations} if activations else {}) | ({"branches": branches} if branches else {})
 
+    def unseen(self) -> list[str]:
+        """Branches that are defined otherwise in the child and that no input took, in words."""
+        return [
+            f"the {'then' if side else 'else'} branch of If {branch.node!r} is defined otherwise in the child, and no "
+            "input took it: data by --inputs may"
+            for branch in self._branches
+            for side in sorted(branch.changed)
+            if branch.taken and side not in branch.taken
+        ]
+
     def warnings(self) -> list[str]:
         """What was not reached at all, in words."""
         found: list[str] = []
@@ -151,6 +169,18 @@ class Watch:
                 never = "else" if True in branch.taken else "then"
                 found.append(f"If {branch.node!r}: its {never} branch was never taken; real data by --inputs may")
         return found
+
+
+def _changed_branches(before: ir.Node, after: ir.Node | None, ties: Ties) -> frozenset[bool]:
+    """Which branches of an If, by the condition that takes them, are others in the child."""
+    names = {True: "then_branch", False: "else_branch"}
+    if after is None or any(name not in node.attributes for node in (before, after) for name in names.values()):
+        return frozenset()
+    return frozenset(
+        side
+        for side, name in names.items()
+        if not ties.same(before.attributes[name].as_graph(), after.attributes[name].as_graph())
+    )
 
 
 def _activations(model: ir.Model, side: str, changed: Collection[str | None]) -> list[_Seen]:

@@ -142,6 +142,20 @@ def test_a_branch_that_is_never_taken() -> None:
     assert certificate.weights[0]["weight"] == "then_w" and "within" in certificate.weights[0]
 
 
+def test_a_branch_that_is_another_and_never_taken() -> None:
+    """Rewritten, not only other numbers: what it computes was compared nowhere."""
+    parent, child = branching(V[8:]), branching(V[8:])
+    body = next(node for node in child.graph if node.op_type == "If").attributes["then_branch"].as_graph()
+    (product,) = body
+    end = ir.Node("", "Neg", [product.outputs[0]])
+    body.append(end)
+    body.outputs[0] = end.outputs[0]
+    end.outputs[0].name = "negative"
+    certificate = verify(parent, child, provider="cpu", faults=False)
+    assert certificate.verdict == "unproven" and "then branch" in certificate.unproven[0]
+    assert verify(parent, child, provider="cpu", faults=False, inner=False).equivalent
+
+
 def test_dead_code_is_nobodys_difference() -> None:
     parent, child = layered(), layered(moved(V, (3, 7), 1))
     for model in (parent, child):
