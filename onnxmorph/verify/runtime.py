@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class ProviderChoice:
 def _onnxruntime() -> Any:
     """ONNX Runtime, imported once, with TF32 forbidden before the CUDA libraries can read the environment."""
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    with _silenced():
+    with _silence:
         try:
             import onnxruntime
         except ImportError as error:
@@ -86,27 +87,56 @@ def runtime_version() -> str:
     return str(_onnxruntime().__version__)
 
 
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """File descriptors 1 and 2 lead nowhere: C code prints there, past ``sys.stdout``, and would break ``--json``."""
-    saved: list[tuple[int, int]] = []
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for descriptor in (1, 2):
-            try:
-                saved.append((descriptor, os.dup(descriptor)))
-            except OSError:  # closed by the caller: nothing to protect
-                continue
-            os.dup2(sink, descriptor)
-        yield
-    finally:
-        for descriptor, copy in saved:
+class _Silence:
+    """File descriptors 1 and 2 lead nowhere: C code prints there, past ``sys.stdout``, and would break ``--json``.
+
+    They belong to the whole process. Of several threads the first to come turns them away and the last to go turns them
+    back; each by itself would take another's nowhere for what was there before, and leave it so.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved: list[tuple[int, int]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._turn_away()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._turn_back()
+
+    def _turn_away(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        sink = os.open(os.devnull, os.O_WRONLY)
+        try:
+            for descriptor in (1, 2):
+                try:
+                    self._saved.append((descriptor, os.dup(descriptor)))
+                except OSError:  # closed by the caller: nothing to protect
+                    continue
+                os.dup2(sink, descriptor)
+        except BaseException:
+            self._turn_back()
+            raise
+        finally:
+            os.close(sink)
+
+    def _turn_back(self) -> None:
+        while self._saved:
+            descriptor, copy = self._saved.pop()
             os.dup2(copy, descriptor)
             os.close(copy)
-        os.close(sink)
+
+
+_silence = _Silence()
 
 
 def _one_line(error: BaseException) -> str:
@@ -347,11 +377,11 @@ def _create(ort: Any, proto: bytes, options: Any, provider: str, values: Mapping
         with tempfile.TemporaryDirectory(prefix="onnxmorph-") as folder:
             (Path(folder) / NOWHERE).touch()
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-            with contextlib.suppress(Exception), _silenced():
+            with contextlib.suppress(Exception), _silence:
                 return ort.InferenceSession(proto, sess_options=options, providers=_provider_options(provider))
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    with _silenced():
+    with _silence:
         return ort.InferenceSession(proto, sess_options=options, providers=_provider_options(provider))
 
 
@@ -404,7 +434,7 @@ def _probe_cuda() -> str | None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    with _silenced():
+    with _silence:
         with contextlib.suppress(Exception):
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()

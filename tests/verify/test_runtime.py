@@ -98,3 +98,21 @@ def test_weights_that_could_be_fed_run_as_the_constants_they_are_by_default() ->
     assert [value.name for value in model.graph.inputs] == ["x", "w"]
     x = weights(2, 4, seed=1)
     np.testing.assert_allclose(open_session(model, CPU).run({"x": x})["y"], x @ weights(4, 3), rtol=1e-5)
+
+
+def test_threads_that_open_sessions_leave_stdout_where_it_was() -> None:
+    """The first to come turns it away and the last to go turns it back, in whatever order they go."""
+    from onnxmorph.verify.runtime import _Silence
+
+    def where() -> list[tuple[int, int]]:
+        return [(status.st_dev, status.st_ino) for status in map(os.fstat, (1, 2))]
+
+    before = where()
+    silence = _Silence()
+    silence.__enter__()
+    silence.__enter__()
+    away = where()
+    silence.__exit__(None)
+    assert where() == away != before
+    silence.__exit__(None)
+    assert where() == before
