@@ -98,8 +98,19 @@ def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def model_argument(name: str) -> Callable[[Verb], Verb]:
-    """One model file. Whether it is there and usable is the loader's to say."""
-    return click.argument(name, type=click.Path(path_type=Path), metavar=name.upper())
+    """One model file. Whether it is usable is the loader's to say; that nothing is there needs no loader, which takes
+    most of the time of starting."""
+    return click.argument(name, type=click.Path(path_type=Path), metavar=name.upper(), callback=_there)
+
+
+def _there(_context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
+    try:
+        path.stat()
+    except OSError as error:
+        from onnxmorph.errors import ModelError
+
+        raise ModelError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    return path
 
 
 def file_options(written: str) -> Callable[[Verb], Verb]:

@@ -56,3 +56,18 @@ def test_protobuf_in_python_works_too() -> None:
     code = "from onnxmorph.model import load, content_hash; print(content_hash(load('models/digits_mlp.onnx')))"
     python = run(code, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python")
     assert python == run(code)
+
+
+@pytest.mark.parametrize("verb", ["inspect", "deepen", "train"])
+def test_that_no_file_is_there_is_told_without_numpy(verb: str) -> None:
+    code = f"""
+import sys
+from onnxmorph_cli.main import main
+words = ["{verb}", "nowhere.onnx"] + (["--after", "x"] if "{verb}" == "deepen" else [])
+words += ["--data", "x.npz"] if "{verb}" == "train" else []
+try:
+    main(words)
+except SystemExit as end:
+    print(end.code, "numpy" in sys.modules, "torch" in sys.modules)
+"""
+    assert run(code) == "4 False False"

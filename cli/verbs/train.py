@@ -114,8 +114,8 @@ def command(
         from onnxmorph import model as files
         from onnxmorph import train
 
-        fit = train.fit
         parent = files.load(model)
+        fit = train.fit  # imports torch, which takes far longer than to find that a file is no model
     with resumable(where), _progress(talk) as told:
         fitted = fit(
             parent,

@@ -73,9 +73,9 @@ def verify(
     from onnxmorph import model as files
 
     started = time.perf_counter()
-    choices = runtime.choose_providers(provider)
     parent_model = files.load(parent) if not isinstance(parent, ir.Model) else parent
     child_model = files.load(child) if not isinstance(child, ir.Model) else child
+    choices = runtime.choose_providers(provider)
     hashes = files.content_hash(parent_model), files.content_hash(child_model)
     signature = compare_signatures(parent_model, child_model)
     certificates: list[Certificate] = []
