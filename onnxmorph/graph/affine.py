@@ -43,6 +43,11 @@ class Place:
     rank: int | None
     channels: int
 
+    @property
+    def on_second_axis(self) -> bool:
+        """Whether the channels are where a batch normalisation has them."""
+        return self.axis == 1 or (self.axis is not None and self.rank is not None and self.axis + self.rank == 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Affine:
@@ -232,7 +237,7 @@ def _steps(place: Place, shapes: Shapes, dtype: ir.DataType) -> Iterator[Step]:
         if node is None or node.domain not in ("", "ai.onnx"):
             return
         if node.op_type == "BatchNormalization":
-            if node.inputs[0] is not place.value or place.axis != 1:
+            if node.inputs[0] is not place.value or not place.on_second_axis:
                 return
             numbers = _normalisation(node, place.channels)
         elif node.op_type in ("Mul", "Add", "Sub", "Div", "Neg"):

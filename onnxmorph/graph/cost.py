@@ -118,8 +118,11 @@ def cost(layer: LinearLayer, sample: Sample) -> Cost:
     sizes = sample.sizes(value)
     if not sizes or not -len(sizes) <= channel < len(sizes):
         return Cost(parameters, None)
-    del sizes[channel]
-    places = math.prod(sizes)
+    if layer.several_axes:
+        places = math.prod(sizes) // layer.out_channels
+    else:
+        del sizes[channel]
+        places = math.prod(sizes)
     return Cost(parameters, (places if places % sample.batch else places // sample.batch) * weights)
 
 

@@ -13,6 +13,7 @@ Gemm, transB = 0          ``(in, out)``               ``alpha * W.T``
 Gemm, transB = 1          ``(out, in)``               ``alpha * W``
 MatMul, x @ W             ``(in, out)``               ``W.T``
 MatMul, W @ x             ``(out, in)``               ``W``
+Einsum                    by its equation             made labels first, then taken ones: see `equations`
 ========================  ==========================  =====================================================
 """
 
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from onnxmorph.graph.equations import Equation
 
 __all__ = ["WeightForm"]
 
@@ -33,16 +36,18 @@ class WeightForm:
     """How one layer's stored weight relates to its canonical kernel.
 
     Attributes:
-        op: ``'Conv'``, ``'ConvTranspose'``, ``'Gemm'`` or ``'MatMul'``.
+        op: ``'Conv'``, ``'ConvTranspose'``, ``'Gemm'``, ``'MatMul'`` or ``'Einsum'``.
         groups: Channel groups; 1 for Gemm and MatMul.
         out_first: For Gemm and MatMul: the weight is stored ``(out, in)`` (transB = 1, or W @ x).
         scale: Gemm's alpha.
+        equation: Of an Einsum; its sizes are those of the stored weight.
     """
 
     op: str
     groups: int = 1
     out_first: bool = False
     scale: float = 1.0
+    equation: Equation | None = None
 
     def kernel(self, weight: Array) -> Array:
         """The kernel ``(out, in/groups, *kernel)`` of a stored weight, in its dtype; a view where that is enough."""
@@ -51,6 +56,8 @@ class WeightForm:
         if self.op == "ConvTranspose":
             swapped = _swap_within_groups(weight, self.groups)
             return np.flip(swapped, axis=tuple(range(2, weight.ndim)))
+        if self.equation is not None:
+            return self.equation.kernel(weight)
         return _scaled(weight if self.out_first else weight.T, self.scale)
 
     def weight(self, kernel: Array) -> Array:
@@ -63,6 +70,8 @@ class WeightForm:
         if self.op == "ConvTranspose":
             flipped = np.flip(kernel, axis=tuple(range(2, kernel.ndim)))
             return _swap_within_groups(flipped, self.groups)
+        if self.equation is not None:
+            return self.equation.factor(kernel, first=True, last=True)[1]
         unscaled = _scaled(kernel, 1.0 / self.scale)
         return unscaled if self.out_first else unscaled.T
 

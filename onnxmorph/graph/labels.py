@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["generic", "label"]
+__all__ = ["article", "generic", "label"]
 
 _MODULE_ENDING = re.compile(r"(?i)[._/](?:weights?|kernel|bias(?:es)?)(?::\d+)?$")
 _FRAMEWORK_ENDING = re.compile(r"(?i)(?:[._/](?:w_0|b_0|w|b|readvariableop|read|tensor))+(?::\d+)?$")
@@ -94,3 +94,8 @@ def label(weight: str | None, bias: str | None, node: str | None, output: str | 
         if name and not generic(name) and _path(name):
             return _path(name)
     return _path(node or output or "") or op.lower()
+
+
+def article(op: str) -> str:
+    """An operator with its article as it is spoken: a Gemm, an Einsum, an LSTM, a GRU."""
+    return f"{'an' if op[:1] in ('AEFHILMNORSX' if op.isupper() else 'AEIO') else 'a'} {op}"

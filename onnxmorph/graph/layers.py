@@ -1,4 +1,4 @@
-"""Conv, ConvTranspose, Gemm and MatMul(+Add) as one thing: a linear layer with a kernel `(out, in/groups, *kernel)`.
+"""Conv, ConvTranspose, Gemm, MatMul and Einsum (+Add) as one: a linear layer with a kernel `(out, in/groups, *kernel)`.
 
 LSTM, GRU and RNN are listed with them: no equation of linear layers is about them, but their width can change.
 A layer is listed whether or not a morph can touch it; `LinearLayer.blocked` says why not. What stands between the
@@ -18,6 +18,7 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.affine import Affine, Place, Step, follow
 from onnxmorph.graph.constants import ConstantSource, non_finite
+from onnxmorph.graph.equations import Equation
 from onnxmorph.graph.kernels import WeightForm
 from onnxmorph.graph.padding import Pads
 from onnxmorph.graph.recurrent import Cell
@@ -51,7 +52,7 @@ class LinearLayer:
         key: Scope path, ``::``, name of the output: stays the same when other layers are edited.
         name: The node's name, or the output's where the node has none. Not necessarily unique.
         label: Readable stem for new names.
-        op: The operator, ``'Conv'``, ``'ConvTranspose'``, ``'Gemm'``, ``'MatMul'``, or that of a blocked one.
+        op: The operator: ``'Conv'``, ``'ConvTranspose'``, ``'Gemm'``, ``'MatMul'``, ``'Einsum'``, or a blocked one.
         node: The linear node.
         nodes: With the Add or Sub that carries the bias, in order.
         graph: Where it lives.
@@ -72,8 +73,8 @@ class LinearLayer:
         blocked: Why no morph can touch it, ``None`` when it can.
         form: How the stored weight relates to the kernel.
         input_axis: Axis of `input` that carries the input channels: 1 for Conv; Gemm 1, or 0 with transA; MatMul -1, or
-            -2 where the weight stands on the left.
-        output_axis: Axis of `output` that carries the output channels.
+            -2 where the weight stands on the left; of an Einsum, from the end, the last of them.
+        output_axis: Axis of `output` that carries the output channels; of an Einsum, from the end, the last of them.
         bias_scale: What the stored bias is multiplied with: Gemm's beta, -1 for a Sub.
         repeated: Lives in the body of a Loop or Scan.
         cell: Sizes of an LSTM, GRU or RNN, whose `out_channels` are the units of one direction; they lie on the last
@@ -116,6 +117,16 @@ class LinearLayer:
         return (
             f"#{self.index} {self.name} ({self.op} {self.in_channels}->{self.out_channels}{' ' + taps if taps else ''})"
         )
+
+    @property
+    def equation(self) -> Equation | None:
+        """Of an Einsum, what its labels mean."""
+        return self.form.equation
+
+    @property
+    def several_axes(self) -> bool:
+        """Whether its channels, in or out, lie on several axes: an Einsum such as ``btd,dhk->bthk``."""
+        return self.equation is not None and not self.equation.plain
 
     @property
     def fixed_width(self) -> Refusal | None:
@@ -182,7 +193,7 @@ class LinearLayer:
         start = Place(self.output, self.output_axis, self.shapes.rank(self.output), self.out_channels)
         steps: list[Step] = []
         activation = _sole(self.output, self._recognised(self.output))
-        if activation is None:
+        if activation is None and not self.several_axes:
             for step in follow(start, self.shapes, self.dtype):
                 steps.append(step)
                 activation = _sole(step.place.value, self._recognised(step.place.value))

@@ -10,8 +10,9 @@ from onnxmorph.errors import Refusal
 from onnxmorph.graph.affine import only_user, per_channel
 from onnxmorph.graph.attributes import WrongAttribute, floating, integer, integers, text
 from onnxmorph.graph.constants import ConstantSource, chain, is_constant, stored
+from onnxmorph.graph.equations import read as read_equation
 from onnxmorph.graph.kernels import WeightForm
-from onnxmorph.graph.labels import label
+from onnxmorph.graph.labels import article, label
 from onnxmorph.graph.layers import ONLY_WIDTH, LinearLayer
 from onnxmorph.graph.padding import Pads, convolution_pads, transpose_pads
 from onnxmorph.graph.recurrent import Cell, is_recurrent, read_cell
@@ -257,15 +258,25 @@ class _Search:
         return found
 
     def _einsum(self, scope: Scope, node: ir.Node) -> _Found | None:
-        """An Einsum with one constant operand is listed; its equation is not read."""
+        """An Einsum with one constant operand, where its equation is that of a linear layer."""
         operands = [value for value in node.inputs if value is not None]
         constants = [position for position, value in enumerate(operands) if is_constant(value)]
         if len(operands) != 2 or len(constants) != 1 or len(operands) != len(node.inputs):
             return None
         found = self._start(scope, node, 1 - constants[0], constants[0])
-        if found is not None:
-            equation = text(node, "equation", "")
-            found.block("unsupported-op", f"Einsum '{equation}' is not morphed", "export it as MatMul")
+        dims = None if found is None else self._weight_dims(found)
+        if found is None or dims is None:
+            return found
+        equation = read_equation(text(node, "equation", ""), constants[0], dims)
+        if isinstance(equation, str):
+            found.block("unsupported-op", equation, "export it as MatMul")
+            return found
+        found.form = WeightForm("Einsum", equation=equation)
+        found.in_channels, found.out_channels = equation.in_channels, equation.out_channels
+        found.input_axis, found.output_axis = equation.input_axis, equation.output_axis
+        if equation.plain:
+            self._input_dims(found, None)
+            self._bias_node(found)
         return found
 
     def _recurrent(self, scope: Scope, node: ir.Node) -> _Found | None:
@@ -297,7 +308,8 @@ class _Search:
                 found.bias = source
         found.block(
             ONLY_WIDTH,
-            f"{_article(node)} feeds its result back at every time step, so that only its hidden size can be morphed",
+            f"{article(node.op_type)} feeds its result back at every time step, so that only its hidden size can be"
+            " morphed",
             "widen and shrink do that",
         )
         return found
@@ -505,10 +517,6 @@ class _Search:
             shapes=self._shapes,
             cell=found.cell,
         )
-
-
-def _article(node: ir.Node) -> str:
-    return f"{'a' if node.op_type == 'GRU' else 'an'} {node.op_type}"
 
 
 def _name(root: ir.Value | None, others: list[int]) -> str | None:

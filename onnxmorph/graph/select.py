@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from onnxmorph.errors import SelectionError
+from onnxmorph.graph.labels import article
 
 if TYPE_CHECKING:
     from onnxmorph._ir import ir
@@ -199,7 +200,7 @@ def _other_node(layers: Sequence[LinearLayer], text: str) -> str | None:
         for node in graph:
             names = [node.name, *(value.name for value in node.outputs)]
             if text in names:
-                what = f"'{text}' is {_article(node.op_type)}" + ("" if text == node.name else "'s output")
+                what = f"'{text}' is {article(node.op_type)}" + ("" if text == node.name else "'s output")
                 return f"{what}, no linear layer{_fed_by(layers, node)}"
     for layer in layers:
         if layer.bias is not None and any(
@@ -214,10 +215,6 @@ def _other_node(layers: Sequence[LinearLayer], text: str) -> str | None:
 
 def _graph(layer: LinearLayer) -> ir.Graph | ir.Function:
     return layer.graph
-
-
-def _article(op: str) -> str:
-    return f"{'an' if op[:1] in 'AEIO' else 'a'} {op}"
 
 
 def _fed_by(layers: Sequence[LinearLayer], node: ir.Node) -> str:

@@ -221,7 +221,7 @@ def _of_layer(child: ir.Model, key: str, shapes: Shapes) -> _Place:
     layer = next((found for found in layers(child, shapes) if found.key == key), None)
     if layer is None or layer.activation is None:
         raise Refusal(f"the model has no layer {key!r} with an activation", code="layer-gone")
-    channels = None if layer.layout_before_activation else layer.out_channels
+    channels = None if layer.layout_before_activation or layer.several_axes else layer.out_channels
     rank, label = channel_rank(layer), f"{layer.label}.act"
     return _Place(layer.activation, layer.graph, channels, layer.output_axis, rank, label, layer.dtype)
 

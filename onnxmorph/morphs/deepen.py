@@ -29,6 +29,7 @@ from onnxmorph.edit import Builder, replace_uses, take_name
 from onnxmorph.equation import Factorization, beside, default_width, identity_kernel, least_width, mirror, solve
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.activations import Activation, named
+from onnxmorph.graph.labels import article
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.inner_activations import emit_inner, layers_own
 from onnxmorph.morphs.sequence import (
@@ -98,6 +99,12 @@ def plan_deepen(
     kernel_now = target.kernel_array()
     phi = _inner_activation(target, activation)
     resolved = _resolve_method(target, method, phi, kernel_now)
+    if target.several_axes and resolved in ("identity", "residual"):
+        raise Refusal(
+            f"the channels of {target.name} lie on several axes, which no {resolved} layer after it could mix",
+            way_out=None if method == "auto" else "take --method mirror or netmorph",
+            code="several-axes",
+        )
     taps = _new_kernel(target, kernel)
     if method == "auto" and resolved == "mirror" and width is not None:
         resolved = _method_for_width(target, kernel_now, taps, parse_width(width, target.out_channels))
@@ -380,7 +387,7 @@ def _new_kernel(layer: LinearLayer, kernel: Sequence[int] | int | None) -> tuple
     if axes == 0:
         if any(size != 1 for size in sizes):
             raise Refusal(
-                f"{layer.name} is a {layer.op}, which has no kernel axes",
+                f"{layer.name} is {article(layer.op)}, which has no kernel axes",
                 way_out="leave --kernel out",
                 code="no-kernel",
             )

@@ -14,6 +14,7 @@ from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, drop_unused, rename_value
 from onnxmorph.equation import embed
 from onnxmorph.errors import Refusal, SelectionError
+from onnxmorph.graph.labels import article
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.target import find_layer, layer_by_key
 from onnxmorph.plan import Change, NewFactor, Plan
@@ -26,7 +27,7 @@ def why_not_kernel(layer: LinearLayer) -> Refusal | None:
     if layer.blocked is not None:
         return layer.blocked
     if not layer.kernel:
-        return Refusal(f"{layer.name} is a {layer.op}, which has no kernel axes", code="no-kernel")
+        return Refusal(f"{layer.name} is {article(layer.op)}, which has no kernel axes", code="no-kernel")
     return layer.weight_not_finite
 
 

@@ -27,8 +27,10 @@ from onnxmorph.graph.layers import LinearLayer
 __all__ = [
     "Between",
     "LayerNames",
+    "adds_bias",
     "channel_rank",
     "check_borders",
+    "column",
     "margins",
     "on_the_left",
     "plain_layer",
@@ -166,7 +168,7 @@ def sequence_nodes(
 ) -> ir.Value:
     """Build factors on the input of ``layer``, with what stands between them; the output is what the layer's was.
 
-    For MatMul the layer's output here is that of the MatMul node: an Add with the bias may follow and stays as it is.
+    Of MatMul and Einsum the layer's output here is that of the node: an Add with the bias may follow and stays.
 
     Args:
         build: Inserts before the layer's node.
@@ -187,8 +189,13 @@ def sequence_nodes(
     x = layer.input
     for index, factor in enumerate(factors):
         op = "Conv" if layer.op == "ConvTranspose" and index else layer.op
-        weight = build.initializer(names.initializer(index, "weight"), stored(layer, op, factor, layer.groups))
         attributes: dict[str, Any] = geometry[index]
+        if layer.equation is None:
+            numbers = stored(layer, op, factor, layer.groups)
+        else:
+            equation, numbers = layer.equation.factor(factor, first=index == 0, last=index == last)
+            attributes = {"equation": equation}
+        weight = build.initializer(names.initializer(index, "weight"), numbers)
         if op == "Gemm":
             attributes = {"transB": 1}
             if index == 0 and "transA" in node.attributes:
@@ -200,14 +207,14 @@ def sequence_nodes(
         if index < last:
             given = biases[index] if biases is not None else None
             array = np.zeros(factor.shape[0], dtype=factor.dtype) if given is None else given
-            bias = build.initializer(names.initializer(index, "bias"), array[:, None] if left else array)
-        elif keeps_bias and op != "MatMul":
+            bias = build.initializer(names.initializer(index, "bias"), column(layer, array))
+        elif keeps_bias and not adds_bias(layer):
             bias = node.inputs[2] if len(node.inputs) > 2 else None
         elif op == "Gemm" and build.opset < _FIRST_OPSET_WITH_FREE_BIAS:
             bias = build.initializer(names.initializer(index, "bias"), np.zeros(factor.shape[0], dtype=factor.dtype))
-        if bias is not None and op != "MatMul":
+        added = bias is not None and adds_bias(layer)
+        if bias is not None and not added:
             inputs.append(bias)
-        added = bias is not None and op == "MatMul"
         x = build.node(
             op,
             inputs,
@@ -229,7 +236,17 @@ def on_the_left(layer: LinearLayer) -> bool:
 
 def channel_rank(layer: LinearLayer) -> int:
     """Axes a per-channel constant needs so that its only sizeable axis lines up with the layer's output channels."""
-    return len(layer.kernel) + 2 if layer.op != "MatMul" else 2 if on_the_left(layer) else 1
+    return -layer.output_axis if adds_bias(layer) else len(layer.kernel) + 2
+
+
+def adds_bias(layer: LinearLayer) -> bool:
+    """Whether the layer's operator takes no bias, so that an Add after it carries one."""
+    return layer.op in ("MatMul", "Einsum")
+
+
+def column(layer: LinearLayer, numbers: np.ndarray) -> np.ndarray:
+    """One number per channel, shaped so that an Add lines it up with the channels where `adds_bias`."""
+    return numbers.reshape(-1, *(1,) * (channel_rank(layer) - 1)) if adds_bias(layer) else numbers
 
 
 def stored(layer: LinearLayer, op: str, kernel: np.ndarray, groups: int) -> np.ndarray:
@@ -261,14 +278,19 @@ def plain_layer(
     """A further layer of the same family as ``layer`` on ``x``: stride 1, size kept by zero padding, bias zero."""
     op = "Conv" if layer.op == "ConvTranspose" else layer.op
     left = on_the_left(layer)
-    weight = build.initializer(names.initializer(part, "weight"), stored(layer, op, kernel, groups))
-    zeros = np.zeros((kernel.shape[0], 1) if left else kernel.shape[0], dtype=kernel.dtype)
+    attributes: dict[str, Any] = {}
+    if layer.equation is None:
+        numbers = stored(layer, op, kernel, groups)
+    else:
+        equation, numbers = layer.equation.further(kernel)
+        attributes = {"equation": equation}
+    weight = build.initializer(names.initializer(part, "weight"), numbers)
+    zeros = column(layer, np.zeros(kernel.shape[0], dtype=kernel.dtype))
     bias = build.initializer(names.initializer(part, "bias"), zeros)
     name, output = names.node(part, op), names.value(part)
-    if op == "MatMul":
-        product = build.node(
-            "MatMul", [weight, x] if left else [x, weight], name=name, output=names.value(f"{part}.product")
-        )
+    if adds_bias(layer):
+        operands = [weight, x] if left else [x, weight]
+        product = build.node(op, operands, name=name, output=names.value(f"{part}.product"), **attributes)
         return build.node("Add", [product, bias], name=names.node(part, "Add"), output=output)
     if op == "Gemm":
         return build.node("Gemm", [x, weight, bias], name=name, output=output, transB=1)

@@ -25,7 +25,7 @@ from onnxmorph.morphs.folds.channels import Droppable, drop_channels, droppable,
 from onnxmorph.morphs.folds.finding import View
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
 from onnxmorph.morphs.parent_order import in_parents_order
-from onnxmorph.morphs.target import find_layer, layer_by_key
+from onnxmorph.morphs.target import find_layer, layer_by_key, size_on_axis
 from onnxmorph.plan import Change, Plan
 
 __all__ = ["ShrinkPlan", "plan_shrink"]
@@ -77,7 +77,7 @@ def plan_shrink(
         )
         unit = ""
     else:
-        wanted = _wanted(size, to, by)
+        wanted = _wanted(size, None if to is None else size_on_axis(target, size, to), by)
         group, new, known = _choose(view, target, wanted, exact_size=by is None)
         kept_of_group = in_parents_order(model, group, _kept(group, new, known))
         kept = _axis_indices(view.table, target, {group: kept_of_group})

@@ -55,6 +55,10 @@ def plan_skip(model: ir.Model, *, source: str | LinearLayer, target: str | Linea
     for layer in (first, last):
         if layer.blocked is not None:
             raise layer.blocked
+        if layer.several_axes:
+            raise Refusal(
+                f"the channels of {layer.name} lie on several axes", way_out="name another layer", code="several-axes"
+            )
     if first.key == last.key:
         raise SelectionError(f"{first.name} cannot skip to itself")
     if first.graph is not last.graph:

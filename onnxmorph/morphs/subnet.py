@@ -18,11 +18,13 @@ from onnxmorph.edit import Builder
 from onnxmorph.equation import extent, solve_sequence, split
 from onnxmorph.errors import Refusal, SelectionError
 from onnxmorph.graph.activations import Activation, named
+from onnxmorph.graph.labels import article
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.inner_activations import emit_inner, layers_own
 from onnxmorph.morphs.sequence import (
     Between,
     LayerNames,
+    adds_bias,
     check_borders,
     margins,
     replace_layer,
@@ -323,6 +325,16 @@ def _kernel(layer: LinearLayer, template: Template, factor: TemplateFactor) -> t
     return factor.kernel
 
 
+def _channels_second(layer: LinearLayer) -> bool:
+    """Whether what stands between factors has its channels on axis 1."""
+    if not adds_bias(layer):
+        return True
+    rank = layer.shapes.rank(layer.node.outputs[0])
+    if rank is not None and layer.equation is not None:
+        rank += 1 - len(layer.equation.made)
+    return rank is not None and rank + layer.output_axis == 1
+
+
 def _gap(layer: LinearLayer, template: Template, factor: TemplateFactor) -> Gap:
     if factor.width % layer.groups:
         raise TemplateError(
@@ -330,9 +342,11 @@ def _gap(layer: LinearLayer, template: Template, factor: TemplateFactor) -> Gap:
             factor.at,
             f"{factor.width} outputs do not divide into the {layer.groups} groups of {layer.name}",
         )
-    if factor.batch_norm and layer.op == "MatMul":
+    if factor.batch_norm and not _channels_second(layer):
         raise TemplateError(
-            template.text, factor.at, f"{layer.name} is a MatMul, whose channels are not where a batch norm has them"
+            template.text,
+            factor.at,
+            f"{layer.name} is {article(layer.op)}, whose channels are not on axis 1, where a batch norm has them",
         )
     phi = _activation(layer, template, factor)
     if phi is None:

@@ -6,7 +6,7 @@ from onnxmorph._ir import ir
 from onnxmorph.errors import Refusal
 from onnxmorph.graph.layers import LinearLayer, layers
 
-__all__ = ["find_layer", "layer_by_key"]
+__all__ = ["find_layer", "layer_by_key", "size_on_axis"]
 
 
 def find_layer(model: ir.Model, layer: str | LinearLayer) -> LinearLayer:
@@ -32,3 +32,24 @@ def layer_by_key(child: ir.Model, key: str) -> LinearLayer:
         if layer.key == key:
             return layer
     raise Refusal(f"the model has no layer {key!r}", code="layer-gone")
+
+
+def size_on_axis(layer: LinearLayer, size: int, to: int) -> int:
+    """What ``to`` outputs are on the axis of :attr:`LinearLayer.output_axis`, which now holds ``size``: all of them but
+    where the channels lie on several axes, of which the last one changes.
+
+    Raises:
+        Refusal: No size of that axis makes as many.
+    """
+    if not layer.several_axes:
+        return to
+    others = max(1, layer.out_channels // max(1, size))
+    if to % others:
+        near = to // others * others
+        raise Refusal(
+            f"the outputs of {layer.name} lie on several axes, of which the last one can change: {to} is no multiple of"
+            f" {others}",
+            way_out=f"{near + others} is" if near == 0 else f"{near} and {near + others} are",
+            code="size-step",
+        )
+    return to // others

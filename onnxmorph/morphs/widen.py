@@ -51,7 +51,7 @@ from onnxmorph.morphs.index_maps import TensorMaps
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
 from onnxmorph.morphs.recurrent import without_own_feedback
 from onnxmorph.morphs.schemes import Scheme, refuse_tied, scheme_for
-from onnxmorph.morphs.target import find_layer, layer_by_key
+from onnxmorph.morphs.target import find_layer, layer_by_key, size_on_axis
 from onnxmorph.morphs.untie import shared_weights
 from onnxmorph.morphs.untie import untie as untie_weights
 from onnxmorph.morphs.zeros import first_not_zero, first_without_slope
@@ -155,6 +155,8 @@ def plan_widen(
     size = _axis_size(table, target)
     if (to is None) == (by is None):
         raise SelectionError("give one of --to and --by")
+    if to is not None:
+        to = size_on_axis(target, size, to)
     if by is not None:
         wanted = size * _factor(by)
         to = _next_size(table, target, max(size + 1, math.ceil(wanted - 1e-9)), fill, interface=interface)

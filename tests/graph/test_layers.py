@@ -502,7 +502,7 @@ def test_linear_operators_that_are_not_read_are_listed_with_the_reason() -> None
     nodes = [
         helper.make_node("FusedConv", ["x", "w"], ["a"], domain="com.microsoft", activation="Relu"),
         helper.make_node("MatMulInteger", ["q", "v"], ["b"]),
-        helper.make_node("Einsum", ["x", "w"], ["c"], equation="nct,oct->no"),
+        helper.make_node("Einsum", ["x", "w"], ["c"], equation="nct,oct->not"),
         helper.make_node("FusedMatMul", ["x", "x"], ["d"], domain="com.microsoft"),
     ]
     proto = model(

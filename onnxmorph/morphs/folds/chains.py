@@ -42,7 +42,7 @@ from onnxmorph.morphs.folds.finding import (
 )
 from onnxmorph.morphs.folds.parameters import bias_or_zeros, input_position, rounded, set_bias
 from onnxmorph.morphs.folds.rims import cut, without, zero_rim
-from onnxmorph.morphs.sequence import on_the_left
+from onnxmorph.morphs.sequence import adds_bias, on_the_left
 
 __all__ = ["ChainRule", "Geometry", "One", "geometry_of", "put"]
 
@@ -407,7 +407,9 @@ def put(model: ir.Model, parts: Sequence[LinearLayer], first: LinearLayer, last:
     """
     node = last.node
     build = Builder(model, last.graph, before=node)
-    form = WeightForm(first.op, first.groups, out_first=first.op == "Gemm" or on_the_left(first))
+    form = WeightForm(
+        first.op, first.groups, out_first=first.op == "Gemm" or on_the_left(first), equation=first.equation
+    )
     weight_name = shared_name([_weight_name(layer) for layer in parts])
     weight = build.initializer(f"{weight_name}.folded", np.ascontiguousarray(form.weight(one.kernel)))
     source = first.node.inputs[input_position(first)]
@@ -428,8 +430,10 @@ def put(model: ir.Model, parts: Sequence[LinearLayer], first: LinearLayer, last:
             attributes["transA"] = first.node.attributes["transA"]
         if one.bias is None and "beta" in node.attributes:
             attributes["beta"] = node.attributes["beta"]
-    inputs: list[ir.Value | None] = [weight, source] if on_the_left(first) else [source, weight]
-    kept_bias = node.inputs[2] if len(node.inputs) > 2 and last.op != "MatMul" else None
+    elif first.equation is not None:
+        attributes = {"equation": first.node.attributes["equation"]}
+    inputs: list[ir.Value | None] = [weight, source] if input_position(first) else [source, weight]
+    kept_bias = node.inputs[2] if len(node.inputs) > 2 and not adds_bias(last) else None
     if kept_bias is not None:
         inputs.append(kept_bias)
     elif first.op == "Gemm" and build.opset < _FREE_GEMM_BIAS:
@@ -445,7 +449,7 @@ def put(model: ir.Model, parts: Sequence[LinearLayer], first: LinearLayer, last:
         written.metadata_props.update(node.metadata_props)
         if one.bias is not None:
             _write_bias(model, last, written, one.bias)
-    if written is not None and len(last.nodes) == 1 and last.op == "MatMul" and one.bias is not None:
+    if written is not None and len(last.nodes) == 1 and adds_bias(last) and one.bias is not None:
         # The bias got a node of its own behind the new one, which has taken its name.
         adder = only_user(written.outputs[0])
         new = new if adder is None else adder.outputs[0]

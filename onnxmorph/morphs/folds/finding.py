@@ -323,6 +323,8 @@ def attempt(find: Callable[[], Found | None]) -> Found | None:
 def _own_floats(layer: LinearLayer) -> bool:
     if layer.blocked is not None or layer.shared_with or layer.weight.quantized:
         return False
+    if layer.equation is not None and not layer.equation.in_place:
+        return False  # its channels move, or lie on several axes
     return layer.bias is None or not layer.bias.overridable
 
 

@@ -8,7 +8,7 @@ from onnxmorph._ir import ir
 from onnxmorph.edit import Builder, drop_unused, rename_value, replace_uses, take_name
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.folds.finding import Array
-from onnxmorph.morphs.sequence import on_the_left
+from onnxmorph.morphs.sequence import adds_bias, column, on_the_left
 
 __all__ = ["bias_or_zeros", "input_position", "rounded", "set_bias", "set_kernel"]
 
@@ -18,7 +18,7 @@ _ROUNDINGS = 4.0
 
 def input_position(layer: LinearLayer) -> int:
     """Which operand of the layer's node the data is; the value there may change, its place does not."""
-    return 1 if layer.op == "MatMul" and layer.form.out_first else 0
+    return layer.equation.data_position if layer.equation is not None else int(on_the_left(layer))
 
 
 def rounded(numbers: Array, dtype: ir.DataType) -> Array | None:
@@ -74,13 +74,12 @@ def set_bias(model: ir.Model, layer: LinearLayer, bias: Array) -> tuple[ir.Node,
         _inherit_name(model, new, old, layer.bias.root)
         return ()
     node = layer.node
-    if layer.op == "MatMul":
+    if adds_bias(layer):
         if not np.any(bias):
             return ()
         output = node.outputs[0]
         after = Builder(model, layer.graph, after=node)
-        column = bias[:, None] if on_the_left(layer) else bias
-        new = after.initializer(name, column, layer.dtype)
+        new = after.initializer(name, column(layer, bias), layer.dtype)
         total = after.node("Add", [output, new], name=f"{node.name or layer.label}.bias")
         replace_uses(output, total, except_nodes=after.nodes)
         take_name(model, total, output)
