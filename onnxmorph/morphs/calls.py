@@ -108,11 +108,15 @@ def _content(function: ir.Function) -> bytes:
 
 def _calls(model: ir.Model) -> dict[Identifier, list[ir.Node]]:
     found: dict[Identifier, list[ir.Node]] = defaultdict(list)
-    for graph in (model.graph, *model.functions.values()):
+    for graph in _graphs(model):
         for node in graph.all_nodes():
             if node.op_identifier() in model.functions:
                 found[node.op_identifier()].append(node)
     return found
+
+
+def _graphs(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    return [model.graph, *model.functions.values()]
 
 
 def _shared(model: ir.Model, kept: set[Identifier]) -> tuple[Identifier, list[ir.Node]] | None:
@@ -138,7 +142,7 @@ def _kept(model: ir.Model, layer: LinearLayer | None) -> set[Identifier]:
 
 def _free_name(model: ir.Model, identifier: Identifier) -> str:
     domain, name, overload = identifier
-    taken = {node.op_type for graph in (model.graph, *model.functions.values()) for node in graph.all_nodes()}
+    taken = {node.op_type for graph in _graphs(model) for node in graph.all_nodes()}
     number = 2
     while (domain, f"{name}_{number}", overload) in model.functions or f"{name}_{number}" in taken:
         number += 1

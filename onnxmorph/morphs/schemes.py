@@ -251,7 +251,8 @@ def _given(model: ir.Model, formal: ir.Value) -> ir.Value | None:
     for identifier, function in model.functions.items():
         if formal in function.inputs:
             place = list(function.inputs).index(formal)
-            for graph in (model.graph, *model.functions.values()):
+            graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+            for graph in graphs:
                 for node in graph.all_nodes():
                     if node.op_identifier() == identifier and place < len(node.inputs):
                         return node.inputs[place]

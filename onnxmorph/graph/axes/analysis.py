@@ -550,10 +550,10 @@ class CoupledAxes:
         uses = len(self.uses)
         if known is not None:
             self._same_inputs(site, function)
-            for value in known:
-                self._axes.pop(value, None)
-                self._contents.pop(value, None)
-                self._followed.discard(value)
+            for inner in known:
+                self._axes.pop(inner, None)
+                self._contents.pop(inner, None)
+                self._followed.discard(inner)
         for position, formal in enumerate(function.inputs):
             value = site.node.inputs[position] if position < len(site.node.inputs) else None
             if value is None:
@@ -574,12 +574,12 @@ class CoupledAxes:
             ]
         else:
             del self.uses[uses:]  # what they would set, the first call's do
-            for value, axes in before.items():
-                self._couple_calls(site, function, axes, self._axes.get(value))
-        for value, (inner_axes, content) in zip(site.node.outputs, given, strict=False):
-            self._axes[value] = inner_axes
+            for inner, axes in before.items():
+                self._couple_calls(site, function, axes, self._axes.get(inner))
+        for output, (inner_axes, content) in zip(site.node.outputs, given, strict=False):
+            self._axes[output] = inner_axes
             if content is not None:
-                self._contents[value] = content
+                self._contents[output] = content
 
     def _given(self, value: ir.Value) -> Content | None:
         """What a value that a function is called with holds, where it is a shape or the like."""
