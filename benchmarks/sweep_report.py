@@ -28,6 +28,8 @@ LIFTS: Mapping[str, str] = {
     "graph-output": "`--interface`: the output is wider then, which is another signature",
     "graph-input": "`--interface`, or a graph that does not hand the value in (a cache of keys and values)",
     "layernorm": "copies of every channel (`replicate`) or `mean`, which the other fills' rows count",
+    "no-scheme": "sizes that are whole multiples, by copies (`replicate`): what stands between carries copies",
+    "computed-constant": "fold the model's constants first",
     "no-mean": "nothing to lift: `mean` is for normalised axes, the other fills widen this one",
     "not-zero": "another fill: what stands between takes zeros elsewhere",
     "not-residual": "nothing to lift: the layer is in no block `x + f(x)`",

@@ -42,25 +42,25 @@ def in_parents_order(model: ir.Model, group: Group, kept: Indices) -> Indices:
     if not maps:
         return kept
     factors = group.coupled.factors
+    best: tuple[int, list[int]] | None = None
     for member in group.stored:
         places = factors.coordinate(member.expr, group.atom)
         first = {int(index): place for place, index in reversed(list(enumerate(places.tolist())))}
         if not all(int(index) in first for index in kept):
             continue
-        origins = _origins(
-            maps, member.value.name or "", member.axis, [first[int(index)] for index in kept], len(places)
-        )
-        if origins is not None:
-            return np.asarray(kept)[np.argsort(origins, kind="stable")]
-    return kept
+        found = _origins(maps, member.value.name or "", member.axis, [first[int(index)] for index in kept], len(places))
+        # Of tensors that were made anew on the way, the maps before that are lost: the one told farthest back counts.
+        if found[0] and (best is None or found[0] > best[0]):
+            best = found
+    return kept if best is None else np.asarray(kept)[np.argsort(best[1], kind="stable")]
 
 
 def _origins(
     maps: Sequence[Mapping[str, Any]], name: str, axis: int, places: Sequence[int], size: int
-) -> list[int] | None:
-    """Where entries of a tensor's axis were in the earliest parent that had all of them; ``None`` where none tells."""
+) -> tuple[int, list[int]]:
+    """How many maps back, and where, entries of a tensor's axis were in the earliest parent that had all of them."""
     now: list[int] = list(places)
-    told = False
+    told = 0
     for entry in reversed(maps):
         tensor = entry["tensors"].get(name)
         one = None if tensor is None else tensor["axes"].get(str(axis))
@@ -72,5 +72,5 @@ def _origins(
         before = [int(sources[place]) for place in now]
         if min(before, default=-1) < 0 or len(set(before)) < len(before):
             break  # channels that are the child's own
-        now, name, size, told = before, str(tensor["parent"]), int(one["parent_size"]), True
-    return now if told else None
+        now, name, size, told = before, str(tensor["parent"]), int(one["parent_size"]), told + 1
+    return told, now

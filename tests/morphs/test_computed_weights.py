@@ -160,6 +160,18 @@ def test_a_parameter_that_is_computed_grows_with_its_channels() -> None:
         _check(net.model(net.dense(net.op("Div", x, root), 8, 3)), fill, 12)
 
 
+def test_a_factor_stays_what_it_is_computed_from() -> None:
+    for fill in ("zero-out", "zero-in", "replicate", "pair"):
+        net = Net()
+        share = net.weight(8)
+        x = net.dense(net.input(["N", 4]), 4, 8)
+        x = net.op("Add", net.op("Mul", net.op("Tanh", x), net.op("Sub", net.const(np.float32(1)), share)), x)
+        parent = net.model(net.dense(net.op("Mul", x, net.op("Exp", share)), 8, 3))
+        _check(parent, fill, 12)
+        child = apply(parent, [plan_widen(parent, "#0", to=12, fill=fill)]).model
+        assert [node.op_type for node in child.graph] == [node.op_type for node in parent.graph]
+
+
 def test_what_cannot_be_computed_is_refused_with_a_way_out() -> None:
     net = Net()
     x = net.dense(net.input(["N", 4]), 4, 8)

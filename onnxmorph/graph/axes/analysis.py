@@ -52,6 +52,11 @@ _CARRIED = frozenset(
 )
 """Operators through which an index map of a stored tensor goes: entries are moved, or scaled alike, and 0 stays 0."""
 
+_PER_ENTRY = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Exp", "Sigmoid", "Tanh", "Softplus", "Sqrt", "Reciprocal", "Abs", "Pow"}
+)
+"""Operators that give copies what they give the original, and what nobody reads something: enough for a factor."""
+
 _TRUTHS = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not", "Xor"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
@@ -505,7 +510,7 @@ class CoupledAxes:
         if node.op_type == "Gather":
             table = None if node.inputs[0] is None else self.axes(node.inputs[0])
             return table is None or len(table) > 1  # of a list of numbers, no axis is carried
-        if node.op_type in _CARRIED:
+        if node.op_type in _CARRIED or (node.op_type in _PER_ENTRY and _is_factor(node)):
             return True
         if node.op_type == "ConstantOfShape":
             given = node.attributes.get("value")
@@ -634,6 +639,15 @@ def _in_blocks(node: ir.Node) -> bool:
     tensor = stored(scale)
     return (size is not None and not size.is_ref() and size.as_int() > 0) or (
         tensor is not None and len(tensor.shape) > 1
+    )
+
+
+def _is_factor(node: ir.Node) -> bool:
+    """Whether a constant only multiplies activations, as the ``1 - a`` of a blend does."""
+    uses = [use for output in node.outputs for use in output.uses()]
+    return bool(uses) and all(
+        user.op_type in ("Mul", "PRelu") and len(user.inputs) == 2 and not is_constant(user.inputs[1 - position])
+        for user, position in uses
     )
 
 

@@ -158,7 +158,7 @@ class Group:
         if not self.pins or (interface and self.interface):
             return None
         pin = next((pin for pin in self.pins if not pin.interface), self.pins[0])
-        way_out = "ask for a change of the interface" if self.interface else None
+        way_out = "widen --interface changes it, and the model's signature" if self.interface else None
         if pin.kind == "vocabulary" and any("produced" in one.roles for one in self.stored):
             way_out = "the table is a layer's weight too: --untie gives each its own"
         return Refusal(f"the axis is pinned: {pin.text}", way_out=way_out, code=pin.kind)
