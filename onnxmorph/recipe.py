@@ -312,9 +312,11 @@ def _carry_out(child: Child, step: Step, name: str) -> Child:
     if not keys:
         raise RecipeError(f"{name}: {step} selects no layer")
     planner = PLANNERS[step.morph]
-    done = 0
+    done, seen = 0, child.model
     for key in keys:
-        layer = next((now for now in layers(child.model) if now.key == key), None)
+        if child.model is not seen:  # looking for all layers takes longer than most plans
+            found, seen = layers(child.model), child.model
+        layer = next((now for now in found if now.key == key), None)
         try:
             if layer is None:
                 raise Refusal(f"an earlier change took the layer {key!r} away", code="layer-gone")

@@ -64,8 +64,7 @@ def plan_activate(
         Refusal: There is no activation to change, its layer's weights are not finite, or the model's opset and type
             cannot spell the goal.
     """
-    found = layers(model)
-    chosen, standing = _chosen(model, found, layer)
+    chosen, standing = ([layer], []) if isinstance(layer, LinearLayer) else _chosen(model, layers(model), layer)
     goal = named(to) if to is not None else None
     plans = []
     seen: set[int] = set()
@@ -109,11 +108,9 @@ def _refuse_unspelled(
 
 
 def _chosen(
-    model: ir.Model, found: Sequence[LinearLayer], layer: str | LinearLayer | None
+    model: ir.Model, found: Sequence[LinearLayer], layer: str | None
 ) -> tuple[list[LinearLayer], list[StandingActivation]]:
     """Layers whose activations change, and activations that belong to none."""
-    if isinstance(layer, LinearLayer):
-        return [layer], []
     if layer is None:
         return list(found), [one for one in standing_activations(model, found) if one.is_plain]
     try:
