@@ -126,6 +126,7 @@ class Ties:
         parent: The parent.
         child: The child.
         definitions: Of these two.
+        reused: Values of the child's main graph whose name says nothing, and the parent's in whose place they stand.
         agreed: Whether two values of the main graphs of one name are the same although they are computed otherwise.
             Without it names are believed, and what follows from a weight that differs is tied as if it did not: so
             two models that have one and the same structure are walked to the end.
@@ -145,6 +146,7 @@ class Ties:
         parent: ir.Model,
         child: ir.Model,
         definitions: Definitions,
+        reused: Mapping[ir.Value, ir.Value],
         agreed: Callable[[ir.Value, ir.Value], bool] | None = None,
     ) -> None:
         self.tied: dict[ir.Value, ir.Value] = {}
@@ -154,6 +156,7 @@ class Ties:
         self.untied = 0
         self._strict = agreed is not None
         self._definitions = definitions
+        self._reused = reused
         self._functions = (parent.functions, child.functions)
         self._walked: dict[tuple[int, int], bool] = {}
         named = {value.name: value for value in parent.graph.inputs}
@@ -219,7 +222,7 @@ class Ties:
                 if partner is not None and place < len(partner.outputs) and (same or (noted and not self._strict)):
                     self.tied[output] = partner.outputs[place]
                     continue
-                other = by_name.get(output.name)
+                other = self._counterpart(output, by_name)
                 if other is not None and agreed(other, output):
                     self.tied[output] = other
         if not owner:
@@ -232,6 +235,10 @@ class Ties:
             and not changed
             and all(self._same_end(one, other) for one, other in ends)
         )
+
+    def _counterpart(self, value: ir.Value, by_name: Mapping[str | None, ir.Value]) -> ir.Value | None:
+        """What stands in the place of a value in the parent, where names are to be believed."""
+        return self._reused.get(value) or by_name.get(value.name)
 
     def _same_end(self, before: ir.Value, after: ir.Value) -> bool:
         if self._definitions.static(after):
@@ -268,7 +275,7 @@ class Ties:
         candidates = waiting.get(key, []) if key is not None else []
         free = [other for other in candidates if other not in taken]
         named = by_name.get(node.outputs[0].name) if node.outputs else None
-        if named is not None:
+        if named is not None and node.outputs[0] not in self._reused:
             producer = named.producer()
             return producer if producer in free else None
         free = [other for other in free if other.outputs[0].name not in kept]
@@ -276,7 +283,7 @@ class Ties:
 
     def _note_order(self, node: ir.Node, by_name: Mapping[str | None, ir.Value]) -> None:
         """Notes a node that takes what the parent's of the same name takes, in another order."""
-        before = by_name.get(node.outputs[0].name)
+        before = self._counterpart(node.outputs[0], by_name)
         partner = before.producer() if before is not None else None
         if before is None or partner is None or len(partner.outputs) != 1 or len(node.inputs) != len(partner.inputs):
             return

@@ -27,6 +27,7 @@ from onnxmorph.verify.reach import reach
 from onnxmorph.verify.real_data import samples
 from onnxmorph.verify.reference import Reference
 from onnxmorph.verify.request import Request
+from onnxmorph.verify.reused import reused_names
 from onnxmorph.verify.runner import Runnable, Running, Stage
 from onnxmorph.verify.self_test import plant_faults, silenced_by
 from onnxmorph.verify.specs import did_you_mean
@@ -89,7 +90,8 @@ class Verification:
         self.reach = reach(self.parent)
         self.definitions = Definitions(parent, child)
         self.changes: Changes = changes(parent, child, self.definitions)
-        self.ties = Ties(parent, child, self.definitions)
+        self.reused = reused_names(parent, child, self.definitions)
+        self.ties = Ties(parent, child, self.definitions, self.reused)
         self.size = sum(tensor.nbytes for tensor in tensors(parent).values())
         self.asked = dict(_checked_frontier(parent, child, request.frontier))
         if request.inner:
@@ -158,7 +160,8 @@ class Verification:
                 "(--inner all compares every one)"
             )
             found = [found[int(index * step)] for index in range(_MOST_INNER)]
-        pairs = renamed | {name: name for name in found} | self.asked
+        moved = {str(value.name): str(role.name) for value, role in self.reused.items()}
+        pairs = renamed | {moved.get(name, name): name for name in found} | self.asked
         order = {output.name: place for place, node in enumerate(self.child.graph) for output in node.outputs}
         ordered = sorted(pairs.items(), key=lambda pair: order.get(pair[1], 0))
         return {name: child_name for name, child_name in ordered if name not in outputs}
@@ -289,6 +292,7 @@ class Verification:
                 self.parent,
                 self.child,
                 self.definitions,
+                self.reused,
                 lambda before, after: status.get((str(before.name), str(after.name)), "") in _AGREEING,
             )
             found = found or [difference for difference in believed.differences if difference.named]

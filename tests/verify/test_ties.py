@@ -33,7 +33,7 @@ def moved(array: Any, place: tuple[int, ...], by: float) -> Any:
 
 
 def differences(parent: ir.Model, child: ir.Model) -> list[Any]:
-    return Ties(parent, child, Definitions(parent, child)).differences
+    return Ties(parent, child, Definitions(parent, child), {}).differences
 
 
 @pytest.mark.parametrize("names", ["h b r", "p q s"])
@@ -197,3 +197,28 @@ def test_inputs_that_wake_what_sleeps() -> None:
     certificate = verify(layered(bias=bias), child, provider="cpu", faults=False)
     assert certificate.verdict == "not equivalent" and certificate.weights[0]["shown"]
     assert certificate.inputs > 10
+
+
+def folded(w: Any, scale: Any) -> tuple[ir.Model, ir.Model]:
+    """A layer with its normalisation, and the one that a tool makes of both, which keeps the layer's name."""
+    names = ("s", "b", "m", "v")
+    tensors = {"w": w, "u": weights(3, 8, 1, 1, seed=3)} | {name: weights(8, seed=i) for i, name in enumerate(names)}
+    tensors |= {"v": np.abs(tensors["v"]) + 1, "s": scale}
+    signature = "(float[N,4,6,6] x) => (float[N,3,6,6] y)"
+    body = "h = Conv(x, w)\n n = BatchNormalization(h, s, b, m, v)\n y = Conv(n, u)"
+    parent = small_model(signature, body, tensors)
+    factor = tensors["s"] / np.sqrt(tensors["v"] + np.float32(1e-5))
+    new = {"w": w * factor[:, None, None, None], "c": tensors["b"] - tensors["m"] * factor, "u": tensors["u"]}
+    new["z"] = np.zeros(3, np.float32)
+    return parent, small_model(signature, "h = Conv(x, w, c)\n y = Conv(h, u, z)", new)
+
+
+@pytest.mark.parametrize("inner", [True, "all"])
+def test_a_name_that_went_to_the_value_behind_a_folded_normalisation(inner: Any) -> None:
+    w = weights(8, 4, 1, 1)
+    parent, child = folded(w, weights(8))
+    certificate = verify(parent, child, provider="cpu", faults=False, inner=inner)
+    assert certificate.equivalent, certificate.reasons
+    assert ("n", "h") in [(leaf.name, leaf.child_name) for leaf in certificate.inner]
+    wrong = verify(parent, folded(moved(w, (3, 2, 0, 0), 0.01), weights(8))[1], provider="cpu", faults=False)
+    assert wrong.verdict == "not equivalent"
