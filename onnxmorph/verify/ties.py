@@ -137,7 +137,7 @@ class Ties:
         changed: Values of the main graphs, ``(parent's, child's)``, whose nodes stand in the same place and are not the
             same, upstream first.
         reordered: Values of the main graphs of one name, ``(parent's, child's)``, computed from the same values in
-            another order.
+            another order, or the same value with its axes in another order.
         untied: How many nodes of the child's main graph that lead to an output stand in no place of the parent's.
     """
 
@@ -218,6 +218,8 @@ class Ties:
                 changed += not same
                 if not same and not owner:
                     self.changed.append((partner.outputs[0], node.outputs[0]))
+                    if node.op_type == "Transpose" and partner.outputs[0].name == node.outputs[0].name:
+                        self.reordered.append((partner.outputs[0], node.outputs[0]))
             for place, output in enumerate(node.outputs):
                 if partner is not None and place < len(partner.outputs) and (same or (noted and not self._strict)):
                     self.tied[output] = partner.outputs[place]

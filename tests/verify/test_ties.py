@@ -222,3 +222,12 @@ def test_a_name_that_went_to_the_value_behind_a_folded_normalisation(inner: Any)
     assert ("n", "h") in [(leaf.name, leaf.child_name) for leaf in certificate.inner]
     wrong = verify(parent, folded(moved(w, (3, 2, 0, 0), 0.01), weights(8))[1], provider="cpu", faults=False)
     assert wrong.verdict == "not equivalent"
+
+
+def test_axes_in_another_order_are_compared_though_shapes_differ() -> None:
+    def model(order: str) -> ir.Model:
+        body = f"t = Transpose <perm = {order}> (x)\n s = Size(t)\n f = Cast <to = 1> (s)\n y = Mul(x, f)"
+        return small_model("(float[N,3,4] x) => (float[N,3,4] y)", body)
+
+    assert verify(model("[1, 0, 2]"), model("[1, 0, 2]"), provider="cpu", faults=False).equivalent
+    assert not verify(model("[1, 0, 2]"), model("[1, 2, 0]"), provider="cpu", faults=False).equivalent
