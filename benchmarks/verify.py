@@ -1,11 +1,12 @@
 """What verification costs: time against its floor, and memory for a model of two gigabytes.
 
-    python benchmarks/verify.py --floor MODEL...        Markdown table: seconds, floor, ratio, for each model
+    python benchmarks/verify.py --floor [--processor] MODEL...   Markdown table: seconds, floor, ratio, for each model
     python benchmarks/verify.py --memory [--gigabytes 2] [--folder DIR]
 
 *Floor*: two sessions of the reference tier are created, one of the parent and one of the child, and every run that the
 verification made is made again on them with the same inputs and outputs (those of the other tier on sessions of that
-tier, whose making is not counted), with nothing in between. Best of several, since other programs only add.
+tier, whose making is not counted), with nothing in between. Best of several, since other programs only add; with
+``--processor`` both are processor time of all threads, which other programs hardly change.
 
 *Memory*: the largest anonymous memory of the process (``RssAnon`` of ``/proc/self/status``, sampled every 2 ms) above
 what it was with everything imported and both models loaded. Mapped files are not in it, and what ONNX Runtime
@@ -35,6 +36,8 @@ from onnxmorph.morphs import plan_deepen
 from onnxmorph.verify import Certificate, runtime, verify
 
 _HIDDEN = 4096
+
+Clock = Callable[[], float]
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
@@ -71,7 +74,7 @@ def logged() -> Iterator[Log]:
         runtime.Session.__init__, runtime.Session.run = init, run  # type: ignore[method-assign]
 
 
-def floor_seconds(log: Log) -> float:
+def floor_seconds(log: Log, clock: Clock) -> float:
     """Two sessions created, and every run of the log; sessions beyond the first parent's and child's are free."""
     reference = [place for place, (_, kwargs) in enumerate(log.sessions) if not kwargs.get("optimise")][:2]
     sessions = {
@@ -79,13 +82,13 @@ def floor_seconds(log: Log) -> float:
         for place, (args, kwargs) in enumerate(log.sessions)
         if place not in reference
     }
-    started = time.perf_counter()
+    started = clock()
     for place in reference:
         args, kwargs = log.sessions[place]
         sessions[place] = runtime.Session(*args, **kwargs)
     for place, feeds, outputs in log.runs:
         sessions[place].run(feeds, outputs)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def pair_of(path: Path) -> tuple[ir.Model, ir.Model]:
@@ -101,22 +104,24 @@ def pair_of(path: Path) -> tuple[ir.Model, ir.Model]:
     return parent, parent
 
 
-def time_of(parent: ir.Model, child: ir.Model, repeats: int) -> tuple[float, float, float, Certificate, Log]:
+def time_of(
+    parent: ir.Model, child: ir.Model, repeats: int, clock: Clock
+) -> tuple[float, float, float, Certificate, Log]:
     """Best seconds of a verification and of its floor, the median of their ratios, and what the last one gave."""
     took: list[float] = []
     floors: list[float] = []
     with logged() as log:
         certificate = verify(parent, child, provider="cpu")
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         certificate = verify(parent, child, provider="cpu")
-        took.append(time.perf_counter() - started)
-        floors.append(floor_seconds(log))
+        took.append(clock() - started)
+        floors.append(floor_seconds(log, clock))
     ratio = statistics.median(one / other for one, other in zip(took, floors, strict=True))
     return min(took), min(floors), ratio, certificate, log
 
 
-def print_floor(paths: Sequence[Path], repeats: int) -> None:
+def print_floor(paths: Sequence[Path], repeats: int, clock: Clock) -> None:
     """The table of times."""
     print("| model | verdict | sets | sessions | runs | seconds | floor | ratio |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
@@ -124,7 +129,7 @@ def print_floor(paths: Sequence[Path], repeats: int) -> None:
     for path in paths:
         try:
             parent, child = pair_of(path)
-            took, floor, ratio, certificate, log = time_of(parent, child, repeats)
+            took, floor, ratio, certificate, log = time_of(parent, child, repeats, clock)
         except OnnxMorphError as error:
             print(f"| {path.stem} | {str(error)[:60]} | | | | | | |")
             continue
@@ -228,13 +233,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--floor", action="store_true", help="time against the floor, for each model")
+    parser.add_argument("--processor", action="store_true", help="processor time rather than time on the wall")
     parser.add_argument("--memory", action="store_true", help="memory for a large model")
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--folder", type=Path, help="where the large model is kept (default: a temporary folder)")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     if options.floor:
-        print_floor(options.models, options.repeats)
+        print_floor(options.models, options.repeats, time.process_time if options.processor else time.perf_counter)
     if options.memory:
         if options.folder is not None:
             options.folder.mkdir(parents=True, exist_ok=True)
