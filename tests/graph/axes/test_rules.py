@@ -135,6 +135,16 @@ def test_an_order_that_matters_is_not_permuted() -> None:
         assert not table.of_axis(net_value(table, x), 1)[0].symmetric
 
 
+def test_a_crop_that_keeps_the_number_of_channels_pins_them() -> None:
+    net = nets.Net()
+    x = net.conv(net.input([1, 3, 4, 4]), 3, 8)
+    region = net.const(np.array([0, 0.5, 0, 0, 1, 1, 1, 1], np.float32))
+    mode = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    y = net.op("Resize", x, region, "", net.ints(1, 8, 6, 6), **mode)
+    table = GroupTable(CoupledAxes.of(net.model(net.conv(y, 8, 2))))
+    assert table.of_axis(net_value(table, x), 1)[0].status == "pinned"
+
+
 def test_a_malformed_node_is_a_barrier_and_no_traceback() -> None:
     for order in ([0, 7], [0]):
         net = nets.Net()

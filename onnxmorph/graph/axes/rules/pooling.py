@@ -45,6 +45,9 @@ def resize(site: Site) -> None:
     scale_at, size_at = (1, None) if version < 11 else (2, 3)
     named = site.integers("axes") if version >= 18 else None
     places = [site.axis(axis, len(axes)) for axis in named] if named is not None else list(range(len(axes)))
+    if site.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
+        # The region may crop an axis that keeps its size.
+        site.pin([axes[place] for place in places], "spatial", f"{site.label} crops this axis")
     out: Axes = list(axes)
     sizes = _elements(site, size_at, len(places))
     if sizes is not None:
