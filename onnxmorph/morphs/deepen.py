@@ -11,8 +11,10 @@ Four exact ways, each a *method*:
   a = 1 on what is kept and at a = 0, plain, on the new channels R, which nothing reads yet (`equation.beside`).
 * ``residual``: ``y + W2 phi(W1 y)`` with ``W2 = 0`` after the layer's activation.
 
-``auto`` takes mirror where phi allows, else netmorph; in float16 and bfloat16 and for quantised weights, where one
-rounding of a new factor is far above the noise of the parent, it takes identity; so it does for kernels that are zero.
+``auto`` takes identity with twice the channels, which learns best (docs/paper_tables.md), and needs no equation solved
+and no rounding, so that it serves float16 as well. Not so where that would take an activation apart that the model has
+whole, GELU, SiLU and their like: there mirror keeps it plain. At widths with no room for new channels it takes mirror
+where phi allows, else netmorph; for quantised weights identity alone, which leaves them quantised.
 """
 
 from __future__ import annotations
@@ -98,18 +100,22 @@ def plan_deepen(
         raise refusal
     kernel_now = target.kernel_array()
     phi = _inner_activation(target, activation)
-    resolved = _resolve_method(target, method, phi, kernel_now)
-    if target.several_axes and resolved in ("identity", "residual"):
+    taps = _new_kernel(target, kernel)
+    if method == "mirror" and phi.odd_slope is None:
+        raise Refusal(
+            f"{phi.name} has no linear odd part, so there is no mirror depth for {target.name}",
+            way_out="take --method netmorph, or --activation relu",
+            code="mirror-activation",
+        )
+    resolved, wanted = _automatic(target, phi, kernel_now, taps, width) if method == "auto" else (method, width)
+    hidden = _hidden_width(target, resolved, wanted, kernel_now, taps)
+    wider = hidden > target.out_channels
+    if target.several_axes and resolved in ("identity", "residual") and not (wider and resolved == "identity"):
         raise Refusal(
             f"the channels of {target.name} lie on several axes, which no {resolved} layer after it could mix",
             way_out=None if method == "auto" else "take --method mirror or netmorph",
             code="several-axes",
         )
-    taps = _new_kernel(target, kernel)
-    if method == "auto" and resolved == "mirror" and width is not None:
-        resolved = _method_for_width(target, kernel_now, taps, parse_width(width, target.out_channels))
-    hidden = _hidden_width(target, resolved, width, kernel_now, taps)
-    wider = hidden > target.out_channels
     place, parametric = _place(target, resolved, phi, chosen=activation != "same", wider=wider)
     if place == "replace":
         check_borders(target, [target.kernel, taps])
@@ -253,7 +259,13 @@ class DeepenPlan(Plan):
         factors = tuple(
             NewFactor.of(names.initializer(index, "weight"), kernel) for index, kernel in enumerate(result.factors)
         )
-        return Change(factors, result.residual, frontier)
+        notes: tuple[str, ...] = ()
+        if result.fresh is not None:
+            new = int(np.count_nonzero(result.fresh))
+            notes = (
+                f"{new} of the {self.width} channels between are new: nothing reads them before the child is trained",
+            )
+        return Change(factors, result.residual, frontier, notes)
 
     def _factorise(self, layer: LinearLayer, phi: Activation) -> Factorization:
         kernel = layer.kernel_array()
@@ -353,20 +365,28 @@ _VANISHING = 1e-20
 """Kernels below this have no room under them for the rounding of their factors; zero ones have no scale."""
 
 
-def _resolve_method(layer: LinearLayer, method: str, phi: Activation, kernel: np.ndarray) -> str:
-    if method == "mirror" and phi.odd_slope is None:
-        raise Refusal(
-            f"{phi.name} has no linear odd part, so there is no mirror depth for {layer.name}",
-            way_out="take --method netmorph, or --activation relu",
-            code="mirror-activation",
-        )
-    if method != "auto":
-        return method
-    if layer.dtype in _LOW_PRECISION or layer.weight.quantized:
-        return "identity"
-    if not np.any(np.abs(kernel) > _VANISHING):
-        return "identity"
-    return "netmorph" if phi.odd_slope is None else "mirror"
+_ROOM = 2
+"""Times the layer's own channels, where the method is left open and the width too: as many new ones as there are."""
+_ONE_OPERATOR = frozenset({"Relu", "LeakyRelu", "PRelu"})
+"""Activations whose parametric form is one operator again, PRelu."""
+
+
+def _automatic(
+    layer: LinearLayer, phi: Activation, kernel: np.ndarray, taps: tuple[int, ...], width: int | str | None
+) -> tuple[str, int | str | None]:
+    """The method for a layer where none was asked for, and the width: ``None`` for the method's default."""
+    if layer.weight.quantized:
+        return "identity", width
+    channels = layer.out_channels
+    hidden = _ROOM * channels if width is None else parse_width(width, channels)
+    small = layer.dtype in _LOW_PRECISION or not np.any(np.abs(kernel) > _VANISHING)
+    if hidden > channels and (small or phi.name in _ONE_OPERATOR or phi.odd_slope is None):
+        return "identity", hidden
+    if small:
+        return "identity", hidden
+    if phi.odd_slope is None:
+        return "netmorph", hidden
+    return ("mirror" if width is None else _method_for_width(layer, kernel, taps, hidden)), width
 
 
 def _method_for_width(layer: LinearLayer, kernel: np.ndarray, taps: tuple[int, ...], width: int) -> str:
