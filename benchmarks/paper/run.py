@@ -40,6 +40,8 @@ ORDER = (
     "methods-digits",
     "methods-mnist",
     "methods-cifar",
+    "convolutions-digits",
+    "convolutions-cifar",
     "tanh-width",
     "defaults",
     "schedules",
@@ -122,7 +124,7 @@ def _one(name: str, options: argparse.Namespace) -> None:
         f" batches of {options.batch}, AdamW at {options.rate:g} falling to zero by a cosine; seeds {options.seeds}."
         + (
             f" Channels are {options.channels:g} times the papers'."
-            if ("cifar" in name or name == "methods-digits") and options.channels != 1
+            if name.startswith(("cifar", "convolutions")) and options.channels != 1
             else ""
         )
         + (f" Lines left out to save time: {', '.join(skipped)}." if skipped else ""),

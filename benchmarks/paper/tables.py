@@ -259,6 +259,9 @@ def _methods(layer: str, channels: int) -> list[Line]:
     ]
 
 
+_DATA = {"digits": "digits", "mnist": "MNIST", "cifar": "CIFAR-10"}
+
+
 def _methods_of_layers(sizes: Sizes) -> list[Line]:
     return _methods("fc1", max(2, sizes.hidden // 4))
 
@@ -496,18 +499,26 @@ TABLES = {
         *(
             Table(
                 f"methods-{data}",
-                f"Methods of deepen: {title}",
+                f"Methods of deepen: a hidden layer more, {title}",
                 "Of no paper: which method `deepen` should take.",
-                _narrow if data == "mnist" else _cifar_111,
-                "a quarter of the hidden units" if data == "mnist" else "cifar_111",
+                _narrow,
+                "a quarter of the hidden units",
                 ("a layer more",),
-                _methods_of_layers if data == "mnist" else _methods_of_convolutions,
+                _methods_of_layers,
             )
-            for data, title in (
-                ("digits", "the second of three convolutions, digits"),
-                ("mnist", "one hidden layer, MNIST"),
-                ("cifar", "the second of three convolutions, CIFAR-10"),
+            for data, title in _DATA.items()
+        ),
+        *(
+            Table(
+                f"convolutions-{data}",
+                f"Methods of deepen: a convolution more, {_DATA[data]}",
+                "Of no paper: the second of three convolutions becomes two.",
+                _cifar_111,
+                "cifar_111",
+                ("a layer more",),
+                _methods_of_convolutions,
             )
+            for data in ("digits", "cifar")
         ),
         Table(
             "tanh-width",

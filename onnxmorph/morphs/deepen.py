@@ -211,9 +211,8 @@ class DeepenPlan(Plan):
             return f"after {self.name}: add a residual branch, {branch}"
         if self.method == "identity" and self.place == "replace":
             return (
-                f"{self.name}: replace by two {self.op} layers (identity), {self.width} channels between: its own"
-                f" kernel and new channels beside it, {self.activation}, parametric at a=1 on what is kept and at a=0"
-                f" on what is new, then a {size} identity kernel that reads what is kept"
+                f"{self.name}: replace by two {self.op} layers (identity), {self.width} channels between, its own and"
+                f" new ones, {self.activation}, parametric at a=1 on its own, new kernel {size}"
             )
         if self.method == "identity":
             where = "its activation" if self.place == "after-activation" else "it"

@@ -163,7 +163,7 @@ def test_new_channels_beside_an_identity_are_plain_and_read_by_nothing_yet(convo
     for place in np.flatnonzero(new):  # inputs of a group are numbered from 0
         rows = np.arange(len(read)) // (len(read) // layer.groups) == place // group
         assert not read[rows, place % group].any()
-    assert "new channels beside" in plan.describe()
+    assert "its own and new ones" in plan.describe()
 
 
 def test_an_identity_layer_narrower_than_its_layer_is_refused(convolution: Any) -> None:
