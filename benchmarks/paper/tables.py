@@ -270,6 +270,25 @@ def _methods_of_convolutions(sizes: Sizes) -> list[Line]:
     return _methods("conv2", sizes.of(32))
 
 
+# --- which fill widens best, on each data set -------------------------------------------------------------------------
+
+
+def _fills(sizes: Sizes) -> list[Line]:
+    fills = ("zero-out", "pair", "replicate", "zero-in")
+    growths = {fill: (widen("fc1", sizes.hidden, fill),) for fill in fills}
+    return [
+        *(Line(fill, growth) for fill, growth in growths.items()),
+        *(Line(f"{fill}, rate x 3", growth, {"rate": 3e-3}) for fill, growth in growths.items()),
+        *_references(growths["zero-out"])[:2],
+        Line(
+            "scratch, the child's steps, rate x 3",
+            (from_scratch(growths["zero-out"][0]),),
+            {**PLAIN, "rate": 3e-3},
+            kind="reference",
+        ),
+    ]
+
+
 # --- width of a tanh network -----------------------------------------------------------------------------------------
 
 
@@ -505,6 +524,18 @@ TABLES = {
                 "a quarter of the hidden units",
                 ("a layer more",),
                 _methods_of_layers,
+            )
+            for data, title in _DATA.items()
+        ),
+        *(
+            Table(
+                f"fills-{data}",
+                f"Fills of widen: four times the hidden units, {title}",
+                "Of no paper: which fill `widen` should take behind a ReLU.",
+                _narrow,
+                "a quarter of the hidden units",
+                ("all hidden units",),
+                _fills,
             )
             for data, title in _DATA.items()
         ),
