@@ -59,6 +59,14 @@ def test_depth(case: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_depth_with_new_channels_beside_an_identity(case: str) -> None:
+    proto = einsum(case)
+    model = from_proto(proto)
+    child = plan_deepen(model, "#0", method="identity", width="x2").apply(model)
+    assert_same(proto, child.model)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_subnets(case: str) -> None:
     proto = einsum(case)
     model = from_proto(proto)

@@ -35,7 +35,7 @@ def _told(child: Child | None, certificate: Any) -> Told:
 
 def _one() -> str:
     parent = files.load(SAMPLES / "digits_cnn.onnx")
-    child = apply(parent, [plan_deepen(parent, "conv2")])
+    child = apply(parent, [plan_deepen(parent, "conv2", method="mirror")])
     certificate = verify(parent, child.model, provider="cpu", faults=False, time_budget=1.0).to_json()
     return morph_page(parent, child.model, _told(child, certificate))
 
