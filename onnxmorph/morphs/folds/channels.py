@@ -77,15 +77,7 @@ class _ChannelRule(Rule):
 
     def carry_out(self, view: View, findings: Sequence[Finding]) -> Edited:
         """See :meth:`Rule.carry_out`; one edit for all groups, since they are of one analysis."""
-        drops = [self._drops[finding] for finding in findings]
-        maps = {drop.group: IndexMap.keep(drop.group.size, drop.kept) for drop in drops}
-        frontier = tuple(name for drop in drops for name in drop.group.frontier)
-        resized = tuple(name for drop in drops for name in drop.group.resized)
-        tensor_maps = TensorMaps(maps)
-        rewrite(view.model, maps, _added({drop.group: drop for drop in drops}))
-        index_maps = tensor_maps.to_json()
-        made = [node for drop in drops for node in _into_biases(view, drop)]
-        return Edited(frontier, tuple(made), (), index_maps, resized)
+        return _taken_out(view, [self._drops[finding] for finding in findings])
 
     def _finding(self, view: View, drop: _Drop, what: str) -> Finding | None:
         named = _where(view, drop.group)
@@ -492,13 +484,19 @@ def drop_channels(
             if constants is None or not np.array_equal(constants.channels, constant[group]):
                 raise Refusal("constant channels cannot go into the next biases", code="not-exact")
         drops.append(_Drop(group, channels, stands_for[group], constants))
-    maps = {one.group: IndexMap.keep(one.group.size, one.kept) for one in drops}
-    frontier = tuple(name for one in drops for name in one.group.frontier)
-    resized = tuple(name for one in drops for name in one.group.resized)
+    return _taken_out(view, drops)
+
+
+def _taken_out(view: View, drops: Sequence[_Drop]) -> Edited:
+    """Take channels out of the model of ``view``; what they gave goes to those that stand for them, and into biases."""
+    maps = {drop.group: IndexMap.keep(drop.group.size, drop.kept) for drop in drops}
+    # Names are those of the parent: they are read before the rewrite renames what it resizes.
+    frontier = tuple(name for drop in drops for name in drop.group.frontier)
+    resized = tuple(name for drop in drops for name in drop.group.resized)
     tensor_maps = TensorMaps(maps)
-    rewrite(view.model, maps, _added({one.group: one for one in drops}))
+    rewrite(view.model, maps, _added({drop.group: drop for drop in drops}))
     index_maps = tensor_maps.to_json()
-    made = [node for one in drops for node in _into_biases(view, one)]
+    made = [node for drop in drops for node in _into_biases(view, drop)]
     return Edited(frontier, tuple(made), (), index_maps, resized)
 
 
