@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxmorph_cli.main import main
@@ -62,3 +63,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(SAMPLES / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def data(folder: Path) -> str:
+    """Images and labels of the samples, in the folder that commands run in."""
+    image, label = (np.load(SAMPLES / f"digits_{what}.npz") for what in ("test", "labels"))
+    np.savez(folder / "digits.npz", x=image["image"][:64], y=label["label"][:64])
+    return "digits.npz"

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from onnxmorph import model
-from tests.cli.conftest import SAMPLES, Run
-
-
-@pytest.fixture
-def data(folder: Path) -> str:
-    """Images and labels of the samples, in the folder that commands run in."""
-    image = np.load(SAMPLES / "digits_test.npz")["image"][:64]
-    np.savez(folder / "digits.npz", x=image, y=np.load(SAMPLES / "digits_labels.npz")["label"][:64])
-    return "digits.npz"
+from tests.cli.conftest import Run
 
 
 def test_options_of_the_training_need_a_budget_even_where_they_say_the_default(run: Run, data: str) -> None:

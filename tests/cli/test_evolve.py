@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from onnxmorph import model
 from onnxmorph.records import certificate_of
-from tests.cli.conftest import SAMPLES, Run
-
-
-@pytest.fixture
-def data(folder: Path) -> str:
-    """Images and labels of the samples, in the folder that commands run in."""
-    image = np.load(SAMPLES / "digits_test.npz")["image"][:60]
-    np.savez(folder / "digits.npz", x=image, y=np.load(SAMPLES / "digits_labels.npz")["label"][:60])
-    return "digits.npz"
+from tests.cli.conftest import Run
 
 
 def test_a_model_is_evolved_and_its_slim_net_cut_out(run: Run, folder: Path, data: str) -> None:

@@ -18,15 +18,7 @@ from onnxmorph import model, train
 from onnxmorph.grow import morphnet
 from onnxmorph.grow.losses import LOSSES
 from onnxmorph_cli import learning
-from tests.cli.conftest import SAMPLES, Run
-
-
-@pytest.fixture
-def data(folder: Path) -> str:
-    """Images and labels of the samples, in the folder that commands run in."""
-    image = np.load(SAMPLES / "digits_test.npz")["image"][:100]
-    np.savez(folder / "digits.npz", x=image, y=np.load(SAMPLES / "digits_labels.npz")["label"][:100])
-    return "digits.npz"
+from tests.cli.conftest import Run
 
 
 def test_the_losses_of_the_command_are_those_of_the_library() -> None:
@@ -96,9 +88,9 @@ def test_afterwards_what_can_be_folded_is_folded_and_verified(run: Run, folder: 
 
 def test_what_is_wrong_is_told_in_a_line_with_its_exit_code(run: Run, folder: Path, data: str) -> None:
     image = np.load(folder / data)["x"]
-    np.savez(folder / "classes.npz", x=image, y=np.full(100, 10))
-    np.savez(folder / "names.npz", pictures=image, z=image, y=np.zeros(100, dtype=int))
-    np.savez(folder / "bytes.npz", x=(image * 255).astype(np.uint8), y=np.zeros(100, dtype=int))
+    np.savez(folder / "classes.npz", x=image, y=np.full(len(image), 10))
+    np.savez(folder / "names.npz", pictures=image, z=image, y=np.zeros(len(image), dtype=int))
+    np.savez(folder / "bytes.npz", x=(image * 255).astype(np.uint8), y=np.zeros(len(image), dtype=int))
     base = ("train", "digits_cnn.onnx", "--json", "--epochs", "1")
     for words, code, slug in (
         (("--data", "classes.npz"), 3, "class-range"),
