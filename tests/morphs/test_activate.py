@@ -112,3 +112,21 @@ def test_what_the_runtime_lacks_in_double_is_refused_or_spelled_otherwise(goal: 
             plan_activate(model, to=goal)
         return
     assert_same(proto, apply(model, plan_activate(model, to=goal)).model)
+
+
+def test_two_gelus_of_one_value_can_be_loaded_with_optimisations_on() -> None:
+    """ONNX Runtime makes one of two equal products with a half and loses it when it fuses the first GELU."""
+    import onnx
+    import onnxruntime as ort
+
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,8] y)
+    <float half={0.5}, float one={1.0}, float three={3.0}, float c={0.044715}, float d={0.7978846}> {
+        r = MatMul(x, w)  m0 = Mul(r, half)  p = Pow(r, three)  m1 = Mul(c, p)  s = Add(r, m1)
+        m2 = Mul(d, s)  t = Tanh(m2)  a = Add(t, one)  y = Mul(m0, a)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    child = apply(from_proto(proto), plan_activate(from_proto(proto), to="gelu")).model
+    ort.InferenceSession(ir.to_proto(child).SerializeToString(), providers=["CPUExecutionProvider"])
+    assert_same(proto, child)

@@ -315,6 +315,17 @@ class _Speller:
         scaled = self.op("Mul", self.x, self.number("alpha", alpha))
         return self.clip(self.op("Add", scaled, self.number("beta", beta)), 0.0, 1.0, last=last)
 
+    def halved(self) -> ir.Value:
+        """``x / 2``, its operands in an order that no other product of x has.
+
+        Where two spelled-out GELUs read one x, ONNX Runtime (1.31 at least) makes one of two equal halves and then
+        takes it away with the first that it fuses: such a model cannot be loaded.
+        """
+        operands = [self.x, self.number("half", 0.5)]
+        if any(use.node.op_type == "Mul" and use.idx == 0 for use in self.x.uses()):
+            operands.reverse()
+        return self.op("Mul", *operands)
+
     def gelu(self, *, last: bool) -> ir.Value:
         """GELU since opset 20, by Erf since 9. The Tanh form is another function, so below 9 this is refused."""
         x = self.x
@@ -322,7 +333,7 @@ class _Speller:
             return self.op("Gelu", x, last=last)
         erf = self.op("Erf", self.op("Div", x, self.number("sqrt2", math.sqrt(2.0))))
         # The half goes to x first: x (1 + erf) would overflow in the upper half of the range.
-        half = self.op("Mul", x, self.number("half", 0.5))
+        half = self.halved()
         return self.op("Mul", half, self.op("Add", erf, self.number("one", 1.0)), last=last)
 
     def gelu_tanh(self, *, last: bool) -> ir.Value:
@@ -332,7 +343,7 @@ class _Speller:
         cube = self.op("Mul", self.op("Mul", x, x), x)
         inner = self.op("Add", x, self.op("Mul", cube, self.number("cubic", GELU_CUBIC)))
         tanh = self.op("Tanh", self.op("Mul", inner, self.number("scale", SQRT_2_OVER_PI)))
-        half = self.op("Mul", x, self.number("half", 0.5))
+        half = self.halved()
         return self.op("Mul", half, self.op("Add", tanh, self.number("one", 1.0)), last=last)
 
     def thresholded(self, alpha: float, *, last: bool) -> ir.Value:
