@@ -114,7 +114,7 @@ def deliver(
             written.attach_certificate({"schema": 1, "equivalent": None, "verified": False})
             written.commit()
             return Delivery(path, _data_path(path, written))
-        certificate = check.verify(parent, written.load(), frontier=_frontier(parent, child))
+        certificate = _compared(parent, child, written, check)
         if certificate.equivalent or not child.is_morph:
             measured = {} if child.is_morph else {"morphism": False}
             written.attach_certificate({**travelling(certificate), **measured})
@@ -126,6 +126,25 @@ def deliver(
         written.attach_certificate(travelling(certificate))
         written.commit()
     return Delivery(None, None, certificate, keep_failed)
+
+
+def _compared(parent: ir.Model, child: Child, written: files.Staged, check: Check) -> Certificate:
+    """The comparison with what was written; of outputs that were to become longer, by what the parent has of them."""
+    loaded = written.load()
+    if not child.longer:
+        return check.verify(parent, loaded, frontier=_frontier(parent, child))
+    from onnxmorph.projection import at_the_parents_size
+
+    written_hash = files.content_hash(loaded)
+    at_the_parents_size(parent, loaded, child.longer)
+    certificate = check.verify(parent, loaded, frontier=_frontier(parent, child))
+    certificate.child_hash = written_hash
+    for output in child.longer:
+        certificate.warnings.append(
+            f"output {output.name!r} is longer than the parent's, as was asked for: compared are the first "
+            f"{output.parent_size} on axis {output.axis}"
+        )
+    return certificate
 
 
 def broken_by(parent: ir.Model, plans: Sequence[Plan], check: Check) -> Plan | None:

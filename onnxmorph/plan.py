@@ -17,7 +17,7 @@ import onnxmorph
 from onnxmorph import model as files
 from onnxmorph._ir import ir
 
-__all__ = ["Change", "Child", "NewFactor", "Plan", "apply"]
+__all__ = ["Change", "Child", "LongerOutput", "NewFactor", "Plan", "apply"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ class NewFactor:
 
 
 @dataclass(frozen=True)
+class LongerOutput:
+    """An output of the model whose first ``parent_size`` indices on ``axis`` are the parent's."""
+
+    name: str
+    axis: int
+    parent_size: int
+
+
+@dataclass(frozen=True)
 class Change:
     """What carrying out one plan did to the child.
 
@@ -65,6 +74,7 @@ class Change:
         index_maps: Per stored tensor of the child that was rewritten, where the indices of its axes come from, as JSON:
             ``{name: {"parent": name, "axes": {axis: {"parent_size": n, "sources": [...]}}}}``; -1 is new.
         resized: Names of computed values whose shape changed: they are on no border, whatever else changes.
+        longer: Outputs of the model that have more than the parent's numbers, as was asked for, behind those.
     """
 
     factors: tuple[NewFactor, ...] = ()
@@ -73,6 +83,7 @@ class Change:
     notes: tuple[str, ...] = ()
     index_maps: Mapping[str, Any] = field(default_factory=dict)
     resized: tuple[str, ...] = ()
+    longer: tuple[LongerOutput, ...] = ()
 
 
 class Plan(abc.ABC):
@@ -147,6 +158,14 @@ class Child:
     def residual(self) -> float:
         """The largest relative residual of all changes."""
         return max((change.residual for change in self.changes), default=0.0)
+
+    @property
+    def longer(self) -> tuple[LongerOutput, ...]:
+        """Outputs that were asked to have more numbers than the parent's, each axis once."""
+        found: dict[tuple[str, int], LongerOutput] = {}
+        for output in (output for change in self.changes for output in change.longer):
+            found.setdefault((output.name, output.axis), output)
+        return tuple(found.values())
 
     @property
     def frontier(self) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ from onnxmorph.morphs.target import find_layer, layer_by_key, size_on_axis
 from onnxmorph.morphs.untie import shared_weights
 from onnxmorph.morphs.untie import untie as untie_weights
 from onnxmorph.morphs.zeros import first_not_zero, first_without_slope
-from onnxmorph.plan import Change, Plan
+from onnxmorph.plan import Change, LongerOutput, Plan
 
 __all__ = ["FILLS", "WidenPlan", "check_widen", "coupled_groups", "plan_widen", "why_not_widen"]
 
@@ -247,6 +247,14 @@ class WidenPlan(Plan):
         )
         tensor_maps, frontier = TensorMaps({group: index_map}, copies), group.frontier
         resized = group.resized
+        longer = tuple(
+            LongerOutput(str(member.value.name), member.axis, group.size)
+            for member in group.members
+            if member.value in child.graph.outputs
+            and member.placements == ((0, 1),)
+            and table.coupled.factors.size(member.expr) == group.size
+            and np.array_equal(index_map.sources[: group.size], np.arange(group.size))
+        )
         fed = [member.value.name for member in group.members if member.value in child.graph.inputs]
         written = rewrite(child, {group: index_map}, filling, interface=self.interface)
         if scheme is not None:
@@ -259,7 +267,7 @@ class WidenPlan(Plan):
         if self.interface:
             notes.append("the model's signature has changed")
             notes += [note for name in fed if (note := _TO_BE_FED.get(self.fill, "").format(name=name))]
-        return Change((), 0.0, frontier, tuple(notes), tensor_maps.to_json(), resized)
+        return Change((), 0.0, frontier, tuple(notes), tensor_maps.to_json(), resized, longer)
 
 
 def coupled_groups(model: ir.Model) -> GroupTable:
