@@ -222,6 +222,34 @@ def test_what_the_regulariser_remembers_goes_into_checkpoints() -> None:
     assert pricing.total(living(gates, dict(net.named_parameters()), 0.01)) < pricing.total({})
 
 
+def test_prices_do_not_fall_with_what_has_died_so_that_no_width_shrinks_alone() -> None:
+    network, gates, _, _ = _gates("cnn")
+    pricing = Pricing(network, "flops")
+    options: dict[str, Any] = {"limit": 0.5 * pricing.total({}), "steps": 10, "threshold": 0.01}
+    whole = {one.width.group.atom: one.width.size for one in gates}
+    shrunk = {**whole, gates[1].width.group.atom: 1}
+
+    def ratio(strength: float | None, sizes: dict[int, int]) -> float:
+        prices = Regulariser(gates, pricing, strength=strength, **options)._prices(sizes)
+        return prices[1] / prices[0]
+
+    assert ratio(None, shrunk) == pytest.approx(ratio(None, whole))
+    assert ratio(2.0, shrunk) > 1.5 * ratio(2.0, whole)  # the paper's: the neighbours of what shrinks become cheap
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.01])
+def test_channels_that_are_chosen_late_close_although_the_rate_has_fallen(rate: float) -> None:
+    network, gates, _, model = _gates("cnn")
+    pricing = Pricing(network, "flops")
+    net = module(model)
+    regulariser = Regulariser(gates, pricing, limit=0.5 * pricing.total({}), steps=100, threshold=0.01)
+    for one in gates:
+        one.measure_ordinary(net.state_dict())
+    for step in range(80, 101):
+        regulariser(net, step, rate)
+    assert pricing.total(living(gates, dict(net.named_parameters()), 0.01)) <= 0.5 * pricing.total({})
+
+
 # --- shrinking ------------------------------------------------------------------------------------------------------
 
 
