@@ -270,6 +270,11 @@ class Builder:
             if constraint.type_param_str == first
         )
 
+    def was_inlined(self, op: str) -> bool:
+        """Whether ONNX Runtime wrote ``op`` out in this model once, as its optimised models show: it would give the
+        values inside a new one the same names again, and then refuse the model for them."""
+        return any(name.startswith(f"_inlfunc_{op}_") for name in self._names.values)
+
     def accepts(self, node: ir.Node) -> bool:
         """Whether ``node``, from another scope maybe, means the same here: its attributes and inputs fit."""
         if node.domain != "":

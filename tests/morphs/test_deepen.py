@@ -269,3 +269,28 @@ def test_identity_depth_behind_slopes_of_0_and_1_does_not_take_their_mean() -> N
     proto = net.model()
     parent = from_proto(proto)
     assert_same(proto, plan_deepen(parent, "fc1", method="identity").apply(parent).model)
+
+
+def test_operators_that_onnxruntime_inlined_by_a_name_are_not_written_again() -> None:
+    """Its optimised models hold ``_inlfunc_HardSwish_HS_X``, which it would give the inside of a new HardSwish too."""
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    inner = "_inlfunc_HardSwish_HS_X"
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["h"]),
+        onnx.helper.make_node("HardSigmoid", ["h"], [inner], alpha=1 / 6, beta=0.5),
+        onnx.helper.make_node("Mul", ["h", inner], ["y"]),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", kind, ["N", 4])],
+        [onnx.helper.make_tensor_value_info("y", kind, ["N", 4])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = from_proto(proto)
+    assert str(layers(model)[0].activation) == "HardSwish"
+    child = plan_deepen(model, "#0").apply(model).model
+    assert "HardSwish" not in [node.op_type for node in child.graph]
+    assert_same(proto, child)

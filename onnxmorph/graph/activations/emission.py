@@ -221,7 +221,7 @@ class _Speller:
 
     def has(self, op: str) -> bool:
         """Whether ``op`` exists in the scope's opset and takes the type of x, here and in ONNX Runtime."""
-        return self.build.has_op(op, self.dtype) and not self._lacks(op)
+        return self.build.has_op(op, self.dtype) and not self._lacks(op) and not self.build.was_inlined(op)
 
     def _lacks(self, op: str) -> bool:
         return self.dtype.name == "DOUBLE" and op in _NOT_IN_DOUBLE
@@ -234,6 +234,13 @@ class _Speller:
                 code="activation-type",
             )
         if not self.has(op):
+            if self.build.was_inlined(op):
+                raise Refusal(
+                    f"ONNX Runtime has written {op} out in this model by names that it would use again, so that it"
+                    f" takes no further {op}",
+                    way_out="morph the model that this one was optimised from, or take another activation",
+                    code="activation-inlined",
+                )
             known = self.build.has_op(op)
             why = f"takes no {self.dtype.name.lower()}" if known else "does not exist"
             raise Refusal(
