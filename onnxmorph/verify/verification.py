@@ -287,7 +287,8 @@ class Verification:
         shown = {name for (_, name), found in status.items() if found == "differs"}
         decides = self._decides()
         found = [difference for difference in self.ties.differences if difference.alone or not decides]
-        if decides:
+        # What is believed by name at first is only ever more than what the runs bear out.
+        if not found and any(difference.named for difference in self.ties.differences):
             believed = Ties(
                 self.parent,
                 self.child,
@@ -295,7 +296,7 @@ class Verification:
                 self.reused,
                 lambda before, after: status.get((str(before.name), str(after.name)), "") in _AGREEING,
             )
-            found = found or [difference for difference in believed.differences if difference.named]
+            found = [difference for difference in believed.differences if difference.named]
         for difference in found[:_LISTED_WEIGHTS]:
             if self._is_silent(difference):
                 continue
