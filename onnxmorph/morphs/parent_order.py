@@ -16,7 +16,7 @@ from onnxmorph import model as files
 from onnxmorph._ir import ir
 from onnxmorph.graph.axes import Group
 
-__all__ = ["in_parents_order"]
+__all__ = ["added_channels", "in_parents_order"]
 
 Indices = NDArray[np.int64]
 
@@ -53,6 +53,57 @@ def in_parents_order(model: ir.Model, group: Group, kept: Indices) -> Indices:
         if found[0] and (best is None or found[0] > best[0]):
             best = found
     return kept if best is None else np.asarray(kept)[np.argsort(best[1], kind="stable")]
+
+
+def added_channels(model: ir.Model, group: Group) -> NDArray[np.bool_]:
+    """Which channels of ``group`` the changes of width that made ``model`` have added, of copies all but the first.
+
+    Nowhere true where nothing is recorded.
+
+    Raises:
+        ModelError: The index maps in the metadata are damaged.
+    """
+    most, best = 0, np.zeros(group.size, dtype=np.bool_)
+    maps = files.index_maps(model)
+    if not maps or not group.symmetric:
+        return best
+    for member in group.stored:
+        places = group.coupled.factors.coordinate(member.expr, group.atom)
+        first = {int(index): place for place, index in reversed(list(enumerate(places.tolist())))}
+        if len(first) < group.size:
+            continue
+        told, added = _added(
+            maps, member.value.name or "", member.axis, [first[index] for index in range(group.size)], len(places)
+        )
+        if told > most:
+            most, best = told, np.asarray(added, dtype=np.bool_)
+    return best
+
+
+def _added(
+    maps: Sequence[Mapping[str, Any]], name: str, axis: int, places: Sequence[int], size: int
+) -> tuple[int, list[bool]]:
+    """How many maps back entries of a tensor's axis could be followed, and which of them come from no entry there."""
+    now, added = list(places), [False] * len(places)
+    told = 0
+    for entry in reversed(maps):
+        tensor = entry["tensors"].get(name)
+        one = None if tensor is None else tensor["axes"].get(str(axis))
+        if tensor is None or one is None:
+            continue
+        sources = one["sources"]
+        if len(sources) != size:
+            break  # the tensor has been made anew since
+        seen: set[int] = set()
+        for index, place in enumerate(now):
+            if added[index]:
+                continue
+            source = int(sources[place])
+            added[index] = source < 0 or source in seen
+            now[index] = source
+            seen.add(source)
+        name, size, told = str(tensor["parent"]), int(one["parent_size"]), told + 1
+    return told, added
 
 
 def _origins(

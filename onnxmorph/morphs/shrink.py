@@ -24,13 +24,16 @@ from onnxmorph.morphs.calls import fixed_width, merge_copies, own_copies, with_o
 from onnxmorph.morphs.folds.channels import Droppable, drop_channels, droppable, magnitudes
 from onnxmorph.morphs.folds.finding import View
 from onnxmorph.morphs.natural_units import resize_naturally, unit_of
-from onnxmorph.morphs.parent_order import in_parents_order
+from onnxmorph.morphs.parent_order import added_channels, in_parents_order
 from onnxmorph.morphs.target import find_layer, layer_by_key, size_on_axis
 from onnxmorph.plan import Change, Plan
 
 __all__ = ["ShrinkPlan", "plan_shrink"]
 
 Indices = NDArray[np.int64]
+
+_HAS_EFFECT = 3
+"""Rank of channels that cannot go exactly: behind those without effect, copies, and constant ones."""
 
 
 def plan_shrink(
@@ -79,7 +82,7 @@ def plan_shrink(
     else:
         wanted = _wanted(size, None if to is None else size_on_axis(target, size, to), by)
         group, new, known = _choose(view, target, wanted, exact_size=by is None)
-        kept_of_group = in_parents_order(model, group, _kept(group, new, known))
+        kept_of_group = in_parents_order(model, group, _kept(model, group, new, known))
         kept = _axis_indices(view.table, target, {group: kept_of_group})
         chosen = {group: (kept_of_group, known)}
         unit = unit_of(group, new, target)
@@ -219,15 +222,15 @@ def _constant(kept: Indices, known: Droppable) -> NDArray[np.bool_]:
     return gone & known.constant & ~known.without_effect & (_stand_ins(kept, known) < 0)
 
 
-def _kept(group: Group, new: int, known: Droppable) -> Indices:
+def _kept(model: ir.Model, group: Group, new: int, known: Droppable) -> Indices:
     """The channels that stay when ``new`` do: those that can go exactly go first, then the smallest."""
-    order = _in_order(group, known)
+    order = _in_order(model, group, known)
     return np.sort(order[group.size - new :])
 
 
-def _in_order(group: Group, known: Droppable) -> Indices:
+def _in_order(model: ir.Model, group: Group, known: Droppable) -> Indices:
     """All channels, those first that should go first."""
-    rank = np.full(group.size, 3)
+    rank = np.full(group.size, _HAS_EFFECT)
     seen: set[int] = set()
     for channel in range(group.size):
         if known.without_effect[channel]:
@@ -238,12 +241,14 @@ def _in_order(group: Group, known: Droppable) -> Indices:
             rank[channel] = 2
         else:
             seen.add(int(known.alike[channel]))
-    return np.lexsort((np.arange(group.size), magnitudes(group), rank)).astype(np.int64)
+    # Channels that can go exactly and were not the parent's go before those of its own that it does nothing with.
+    stays = (rank == _HAS_EFFECT) | ~added_channels(model, group)
+    return np.lexsort((np.arange(group.size), magnitudes(group), rank, stays)).astype(np.int64)
 
 
-def _exact_count(group: Group, known: Droppable) -> int:
+def _exact_count(model: ir.Model, group: Group, known: Droppable) -> int:
     """How many channels can go exactly; one always stays. Under a mean over channels, copies go all or not at all."""
-    order = _in_order(group, known)
+    order = _in_order(model, group, known)
     for count in range(min(group.size - 1, len(order)), 0, -1):
         if not _Lost.of({group: (np.sort(order[count:]), known)}).missed:
             return count
@@ -262,7 +267,7 @@ def _choose(view: View, layer: LinearLayer, wanted: int, *, exact_size: bool) ->
             except Refusal:
                 continue
             known = droppable(view, group)
-            if group.size - new <= _exact_count(group, known):
+            if group.size - new <= _exact_count(view.model, group, known):
                 return group, new, known
         try:
             group, new = resize_naturally(table, layer, to)
@@ -282,7 +287,7 @@ def _least(view: View, layer: LinearLayer) -> int:
     least = size
     for group in table.of_axis(layer.output, layer.output_axis):
         if group.refusal() is None:
-            count = _exact_count(group, droppable(view, group))
+            count = _exact_count(view.model, group, droppable(view, group))
             now = table.coupled.factors.size(axes[layer.output_axis], {group.atom: group.size - count})
             least = min(least, size if now is None else now)
     return least
