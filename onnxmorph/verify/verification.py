@@ -168,7 +168,7 @@ class Verification:
 
     def _only_change(self) -> dict[str, str]:
         """The value whose node alone is another, where it goes by another name: nothing downstream makes up for it."""
-        if self.ties.untied or len(self.ties.changed) != 1:
+        if self.ties.untied or len(self.ties.changed) != 1 or any(map(self._is_silent, self.ties.differences)):
             return {}
         ((before, after),) = self.ties.changed
         return {str(before.name): str(after.name)} if before.name and after.name else {}
