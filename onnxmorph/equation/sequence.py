@@ -118,7 +118,7 @@ def solve_sequence(
     if needed > memory_limit:
         raise Refusal(
             f"solving needs {needed / 2**30:.2f} GiB, more than the limit of {memory_limit / 2**30:.2f} GiB",
-            way_out="raise the limit or choose smaller widths",
+            way_out="choose smaller widths or kernels",
             code="memory",
         )
     slope = math.prod(c for c in gaps if c is not None)

@@ -339,7 +339,11 @@ def solve_scaled(
             if best is None or _merit(found) > _merit(best):
                 best = found
     if best is None:
-        raise Refusal(reasons[0] if reasons else "no form suits", way_out="raise the limit", code="memory")
+        raise Refusal(
+            reasons[0] if reasons else "no form suits",
+            way_out="choose fewer channels between or a smaller kernel",
+            code="memory",
+        )
     if best.exact:
         return best
     least = least_width(kernel, kernels, groups, offset=problem.offset)

@@ -23,6 +23,7 @@ The hidden sizes of LSTM, GRU and RNN are such axes too; see `onnxmorph.morphs.r
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -168,6 +169,7 @@ def plan_widen(
             code="not-wider",
         )
     group, new = resize_naturally(table, target, to, interface=interface)
+    _refuse_beyond_memory(group, new, target)
     chosen = _fill_for(group, new, fill)
     unit = unit_of(group, new, target)
     idle = (first_without_slope(group) or "") if chosen == "zero-in" else ""
@@ -273,6 +275,25 @@ class WidenPlan(Plan):
 def coupled_groups(model: ir.Model) -> GroupTable:
     """Coupled groups; below IR version 4 a listed initializer is a constant, as ONNX Runtime has it."""
     return GroupTable(CoupledAxes.of(model, freeze=model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS))
+
+
+def _refuse_beyond_memory(group: Group, size: int, layer: LinearLayer) -> None:
+    """Before anything is allocated: what cannot fit into this machine would only make it swap."""
+    needed = 0.0
+    for member in group.stored:
+        tensor = member.value.const_value
+        if tensor is not None:
+            needed += tensor.nbytes * len(member.placements) * size / tensor.shape[member.axis]  # type: ignore[operator]
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows: it finds out by itself
+        return
+    if needed > memory:
+        raise Refusal(
+            f"the weights of {layer.name} and of what is coupled with it would take {needed / 2**30:.0f} GiB, more "
+            f"than the {memory / 2**30:.0f} GiB of memory of this machine",
+            code="memory",
+        )
 
 
 def _axis_size(table: GroupTable, layer: LinearLayer) -> int:

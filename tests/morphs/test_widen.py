@@ -313,3 +313,10 @@ def test_zeros_that_can_never_learn_are_said_to(op: str, options: dict[str, Any]
     assert any("take --fill zero-out" in note for note in child.notes) != learns
     assert plan_from_record(plan.record()) == plan
     assert not plan_widen(model, "hidden", to=12).idle
+
+
+def test_a_width_beyond_the_memory_of_the_machine_is_refused_before_anything_is_allocated(convolution: Any) -> None:
+    _, model, _ = convolution
+    with pytest.raises(Refusal, match="GiB of memory"):
+        plan_widen(model, layers(model)[0], to=10**13)
+    assert plan_widen(model, layers(model)[0], by=2).to
