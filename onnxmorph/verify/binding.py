@@ -159,7 +159,7 @@ def check_binding(
     bound = not reasons
     equivalent = document.get("equivalent")
     if equivalent is not True:
-        first_failure = next(iter(document.get("failures") or ()), "no reason given")
+        first_failure = next(iter(document.get("failures") or document.get("unproven") or ()), "no reason given")
         reasons.append(f"the certificate says not equivalent: {first_failure}")
     return Binding(bound, equivalent is True, reasons, source, document, parent_hash, hashed)
 
