@@ -48,6 +48,7 @@ def as_markdown(events: Sequence[Event], counted_from: float, command: str, note
             "alarms*: true children called different.",
             "",
             *_from_the_files(counted),
+            *_broken_off(events),
             *([note, ""] if note else []),
             "## By kind of fault",
             "",
@@ -78,6 +79,14 @@ def _from_the_files(counted: Sequence[Event]) -> Iterable[str]:
             f"{unproven} of the faults that onnxmorph detected it knew from the files alone: none of its inputs showed "
             "them, and its verdict was `unproven`, which is not `equivalent`."
         )
+        yield ""
+
+
+def _broken_off(events: Sequence[Event]) -> Iterable[str]:
+    """Models whose pairs are not all there."""
+    ended = [event for event in events if event["event"] == "finished" and "broken off" in event["ended"]]
+    if ended:
+        yield f"{len(ended)} models were broken off by the clock (`--most-seconds`): the pairs until then are counted."
         yield ""
 
 
