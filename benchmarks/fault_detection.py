@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Who sees a wrong child, and who cries wolf: planted faults and true morphs over the zoo, comparers asked about both.
 
-    python benchmarks/fault_detection.py --jobs 2 --most-seconds 65     # all; docs/fault_detection.md; 40 minutes at most
+    python benchmarks/fault_detection.py --jobs 2 --most-seconds 65   # all; docs/fault_detection.md; 40 minutes
     python benchmarks/fault_detection.py --sample              # a few models, a few pairs each, about two minutes
     python benchmarks/fault_detection.py --only unet --comparers onnxmorph
     python benchmarks/fault_detection.py --resume              # go on where a run was broken off
