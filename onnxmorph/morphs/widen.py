@@ -45,6 +45,7 @@ from onnxmorph.graph.axes import (
     zero_out,
 )
 from onnxmorph.graph.axes import apply as rewrite
+from onnxmorph.graph.axes.fills import NORMALISING, of_one_channel
 from onnxmorph.graph.layers import LinearLayer
 from onnxmorph.morphs.calls import fixed_width, layers_apart, merge_copies, own_copies, with_own_copies
 from onnxmorph.morphs.domains import first_undefined
@@ -524,7 +525,12 @@ def _paired(group: Group, index_map: IndexMap, seed: int) -> Fill:
                 front[here], front[there] = drawn, -drawn
             elif fed[here].any():
                 # Parameters per channel are a kept channel's own: drawn at random, a variance could be negative.
-                drawn = _borrowed(edit, here, random) if _is_parameter(edit) else _draw(edit, front[here].shape, random)
+                if edit.roles & NORMALISING and not edit.new.all():
+                    drawn = front[of_one_channel(edit, here, seed)]
+                elif _is_parameter(edit):
+                    drawn = _borrowed(edit, here, random)
+                else:
+                    drawn = _draw(edit, front[here].shape, random)
                 front[here], front[there] = drawn, drawn
 
     return fill

@@ -320,3 +320,28 @@ def test_a_width_beyond_the_memory_of_the_machine_is_refused_before_anything_is_
     with pytest.raises(Refusal, match="GiB of memory"):
         plan_widen(model, layers(model)[0], to=10**13)
     assert plan_widen(model, layers(model)[0], by=2).to
+
+
+@pytest.mark.parametrize("fill", ["zero-out", "pair"])
+def test_a_new_channel_is_normalised_by_the_numbers_of_one_channel(fill: str) -> None:
+    # Weight decay drives the scale and the variance of channels that are not needed to 0, both together.
+    draw = np.random.default_rng(0)
+    alive = (np.arange(32) % 3 == 0).astype(np.float32)
+    held = {
+        "w": draw.standard_normal((32, 3, 3, 3)).astype("f4") * alive[:, None, None, None],
+        "scale": alive,
+        "shift": 0.1 * alive,
+        "mean": 0.1 * alive,
+        "variance": alive,
+        "v": draw.standard_normal((4, 32, 1, 1)).astype("f4"),
+    }
+    graph = onnx.parser.parse_graph(
+        "g (float[N,3,8,8] x) => (float[N,4,A,B] y)"
+        " { h = Conv(x, w) n = BatchNormalization(h, scale, shift, mean, variance) r = Relu(n) y = Conv(r, v) }"
+    )
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in held.items())
+    parent = from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8))
+    child = plan_widen(parent, "w", to=64, fill=fill, seed=3).apply(parent).model
+    scale, variance = (child.graph.initializers[name].const_value.numpy() for name in ("scale", "variance"))
+    assert len(scale) == 64
+    np.testing.assert_array_equal(scale, variance)

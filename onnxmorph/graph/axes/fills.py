@@ -86,6 +86,24 @@ def keep_zero(edit: AxisEdit) -> None:
         front[fed] = np.moveaxis(edit.parent, edit.axis, 0)[:1]
 
 
+NORMALISING = frozenset({"scale", "shift", "mean", "variance"})
+"""Roles of the tensors that normalise a channel together."""
+
+
+def of_one_channel(edit: AxisEdit, places: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """For new positions of a tensor per channel, the kept ones whose numbers they take: of one channel in every tensor.
+
+    What training has switched off has a variance of 0 and a scale of 0: that variance under another channel's scale
+    would multiply by hundreds.
+    """
+    channels = np.zeros(len(places), dtype=np.int64)
+    for group, new in edit.new_of.items():
+        channels = np.where(new[places], edit.coordinates[group][places], channels)
+    kept = np.flatnonzero(~edit.new)
+    drawn = np.random.default_rng([seed, len(kept)]).random(int(channels.max(initial=0)) + 1)
+    return np.asarray(kept[(drawn[channels] * len(kept)).astype(np.int64)])
+
+
 def zero_out(seed: int = 0) -> Fill:
     """NetMorph's default: what feeds a new channel is random at the parent's scale, what reads it is 0.
 
@@ -100,6 +118,9 @@ def zero_out(seed: int = 0) -> Fill:
         if "quantisation" in edit.roles and edit.parent.dtype.kind != "f":
             return
         front = edit.front()
+        if edit.roles & NORMALISING and not edit.new.all():
+            front[fed] = front[of_one_channel(edit, np.flatnonzero(fed), seed)]
+            return
         kept = edit.parent.reshape(-1)
         front[fed] = kept[random.integers(kept.size, size=front[fed].shape)]
 
