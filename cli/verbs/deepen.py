@@ -28,7 +28,7 @@ __all__ = ["command"]
     type=click.Choice(["auto", "mirror", "netmorph", "identity", "residual"]),
     default="auto",
     show_default=True,
-    help="How it is kept exact; auto takes what learns best: identity, with new channels beside it.",
+    help="How it is kept exact; auto takes mirror where the activation allows it.",
 )
 @click.option(
     "--activation",

@@ -11,10 +11,9 @@ Four exact ways, each a *method*:
   a = 1 on what is kept and at a = 0, plain, on the new channels R, which nothing reads yet (`equation.beside`).
 * ``residual``: ``y + W2 phi(W1 y)`` with ``W2 = 0`` after the layer's activation.
 
-``auto`` takes identity with twice the channels, which learns best (docs/paper_tables.md), and needs no equation solved
-and no rounding, so that it serves float16 as well. Not so where that would take an activation apart that the model has
-whole, GELU, SiLU and their like: there mirror keeps it plain. At widths with no room for new channels it takes mirror
-where phi allows, else netmorph; for quantised weights identity alone, which leaves them quantised.
+``auto`` takes mirror where phi allows, else netmorph; in float16 and bfloat16 and for quantised weights, where one
+rounding of a new factor is far above the noise of the parent, it takes identity; so it does for kernels that are zero.
+What each of them learns afterwards: docs/paper_tables.md.
 """
 
 from __future__ import annotations
@@ -107,8 +106,8 @@ def plan_deepen(
             way_out="take --method netmorph, or --activation relu",
             code="mirror-activation",
         )
-    resolved, wanted = _automatic(target, phi, kernel_now, taps, width) if method == "auto" else (method, width)
-    hidden = _hidden_width(target, resolved, wanted, kernel_now, taps)
+    resolved = _automatic(target, phi, kernel_now, taps, width) if method == "auto" else method
+    hidden = _hidden_width(target, resolved, width, kernel_now, taps)
     wider = hidden > target.out_channels
     if target.several_axes and resolved in ("identity", "residual") and not (wider and resolved == "identity"):
         raise Refusal(
@@ -364,28 +363,17 @@ _VANISHING = 1e-20
 """Kernels below this have no room under them for the rounding of their factors; zero ones have no scale."""
 
 
-_ROOM = 2
-"""Times the layer's own channels, where the method is left open and the width too: as many new ones as there are."""
-_ONE_OPERATOR = frozenset({"Relu", "LeakyRelu", "PRelu"})
-"""Activations whose parametric form is one operator again, PRelu."""
-
-
 def _automatic(
     layer: LinearLayer, phi: Activation, kernel: np.ndarray, taps: tuple[int, ...], width: int | str | None
-) -> tuple[str, int | str | None]:
-    """The method for a layer where none was asked for, and the width: ``None`` for the method's default."""
-    if layer.weight.quantized:
-        return "identity", width
-    channels = layer.out_channels
-    hidden = _ROOM * channels if width is None else parse_width(width, channels)
-    small = layer.dtype in _LOW_PRECISION or not np.any(np.abs(kernel) > _VANISHING)
-    if hidden > channels and (small or phi.name in _ONE_OPERATOR or phi.odd_slope is None):
-        return "identity", hidden
-    if small:
-        return "identity", hidden
+) -> str:
+    """The method for a layer where none was asked for."""
+    if layer.dtype in _LOW_PRECISION or layer.weight.quantized or not np.any(np.abs(kernel) > _VANISHING):
+        return "identity"
     if phi.odd_slope is None:
-        return "netmorph", hidden
-    return ("mirror" if width is None else _method_for_width(layer, kernel, taps, hidden)), width
+        return "netmorph"
+    if width is None:
+        return "mirror"
+    return _method_for_width(layer, kernel, taps, parse_width(width, layer.out_channels))
 
 
 def _method_for_width(layer: LinearLayer, kernel: np.ndarray, taps: tuple[int, ...], width: int) -> str:

@@ -25,8 +25,7 @@ def test_the_kinds_of_the_command_are_those_of_the_library() -> None:
 
 
 def test_a_morphed_model_folds_back_to_its_parent(run: Run, folder: Path) -> None:
-    mirrored = ("deepen", "digits_cnn.onnx", "--after", "conv2", "--method", "mirror", "--no-verify")
-    assert run(*mirrored, "-o", "deep.onnx").code == 0
+    assert run("deepen", "digits_cnn.onnx", "--after", "conv2", "--no-verify", "-o", "deep.onnx").code == 0
     ended = run("fold", "deep.onnx", "--json", "--provider", "cpu", "-o", "back.onnx")
     assert (ended.code, ended.err) == (0, ""), ended.err
     document = ended.document

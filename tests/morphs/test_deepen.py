@@ -193,25 +193,13 @@ def test_a_width_too_small_is_refused_with_the_least_that_is_exact(convolution: 
     assert caught.value.code in {"width-too-small", "width-groups"}
 
 
-def test_auto_takes_identity_where_there_is_room_for_new_channels(convolution: Any) -> None:
+def test_auto_takes_netmorph_where_the_width_asked_for_has_no_room_for_mirrored_pairs(convolution: Any) -> None:
     proto, model, layer = convolution
     least = least_width(layer.kernel_array(), (layer.kernel, (1, 1)), layer.groups)
-    channels = layer.out_channels
-    for width, method, got in ((None, "identity", 2 * channels), (channels + layer.groups, "identity", None)):
-        plan = plan_deepen(model, layer, width=width, activation="relu")
-        assert (plan.method, plan.width) == (method, got or width)
+    for width, method in ((least, "netmorph"), (2 * least, "mirror"), (2 * least + layer.groups, "netmorph")):
+        plan = plan_deepen(model, layer, width=width)
+        assert (plan.method, plan.width) == (method, width)
         assert_same(proto, plan.apply(model).model)
-    assert least <= channels  # no room, but netmorph fits
-    assert plan_deepen(model, layer, width=least, activation="relu").method == "netmorph"
-
-
-def test_auto_keeps_activations_whole_that_have_no_parametric_operator(convolution: Any) -> None:
-    _, model, layer = convolution
-    for activation, method in (("gelu", "mirror"), ("silu", "mirror"), ("leakyrelu", "identity"), ("tanh", "identity")):
-        assert plan_deepen(model, layer, activation=activation).method == method
-    least = least_width(layer.kernel_array(), (layer.kernel, (1, 1)), layer.groups, mirrored=True)
-    for width, method in ((least, "mirror"), (least + layer.groups, "netmorph")):
-        assert plan_deepen(model, layer, activation="silu", width=width).method == method
 
 
 @pytest.mark.parametrize(("text", "size"), [("64", 64), (7, 7), ("x2", 16), ("x1.5", 12), ("x1.1", 9)])
