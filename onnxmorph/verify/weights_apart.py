@@ -1,7 +1,7 @@
 """Whether two nodes that are the same otherwise differ in the numbers of their weights, and where.
 
-A weight is what a layer, a normalisation, a recurrence, a table or a product is given besides ``x``; not what shapes,
-bounds or masks (the ``-inf`` of one exporter is another's ``-1e9``), nor integers that steer. Numbers that make no
+A weight is what a layer, a normalisation, a recurrence, a table, a bound or a product is given besides ``x``; not what
+shapes or masks (the ``-inf`` of one exporter is another's ``-1e9``), nor integers that steer. Numbers that make no
 difference together (a variance and an epsilon, the two biases of a recurrence) are compared as they act, and numbers
 that rounding explains, as where a scale was folded in by another tool, are the same.
 """
@@ -31,6 +31,7 @@ _WEIGHTS: Mapping[str, Sequence[int]] = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3, 7)),
     **dict.fromkeys(("Gather", "GatherND", "GatherElements"), (0,)),
     "PRelu": (1,),
+    "Clip": (1, 2),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), (0, 1)),
     **dict.fromkeys(("MatMulInteger", "ConvInteger"), (0, 1)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), (3, 8)),

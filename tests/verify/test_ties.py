@@ -58,6 +58,16 @@ def test_what_a_run_shows_is_named_too() -> None:
     assert certificate.verdict == "not equivalent" and certificate.weights[0]["shown"]
 
 
+def test_a_bound_that_no_input_reaches() -> None:
+    low = np.float32(0)
+    parent, child = (
+        small_model("(float[4,8] x) => (float[4,8] y)", "a = Sigmoid(x)\n y = Clip(a, low, high)", {"low": low, "high": h})
+        for h in (np.float32(1e3), np.float32(2e3))
+    )
+    assert verify(parent, child, provider="cpu", faults=False).verdict == "unproven"
+    assert verify(parent, parent, provider="cpu", faults=False).equivalent
+
+
 def test_rounding_and_fills_are_no_difference() -> None:
     again = (W.astype(np.float64) * 3).astype(np.float32) / np.float32(3)
     assert (again != W).any()
