@@ -61,7 +61,7 @@ def test_what_a_run_shows_is_named_too() -> None:
 def test_a_bound_that_no_input_reaches() -> None:
     low = np.float32(0)
     parent, child = (
-        small_model("(float[4,8] x) => (float[4,8] y)", "a = Sigmoid(x)\n y = Clip(a, low, high)", {"low": low, "high": h})
+        small_model(FLAT, "a = Sigmoid(x)\n y = Clip(a, low, high)", {"low": low, "high": h})
         for h in (np.float32(1e3), np.float32(2e3))
     )
     assert verify(parent, child, provider="cpu", faults=False).verdict == "unproven"
