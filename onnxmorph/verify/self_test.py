@@ -20,6 +20,9 @@ from onnxmorph.verify.tolerance import Tolerances
 __all__ = ["plant_faults", "silenced_by"]
 
 _SECONDS = 2.0
+_MOST_SECONDS = 8.0
+"""For places that have an effect, where all tried so far had none: a dead unit says nothing."""
+_MOST_ROUNDS = 5
 _MULTIPLIES = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Mul"})
 _MOST_STEPS = 200
 
@@ -50,17 +53,25 @@ def plant_faults(
         references: The parent's values to compare with, by set of inputs.
         stage: How models are run.
         tolerances: By which outputs were judged; where there are any, inner values do not count.
-        deadline: When to stop, by ``time.perf_counter``; two seconds are always taken where they are needed.
+        deadline: When to stop, by ``time.perf_counter``; two seconds are always taken where they are needed, and up to
+            eight while no place has been found where a fault has an effect.
     """
     model, running = child
     names = {value.name for value in suspects}
     planted_in = {value: tensor for value, tensor in tensors(model).items() if value.name in names}
-    end = max(deadline, time.perf_counter() + _SECONDS)
+    started = time.perf_counter()
+    end = max(deadline, started + _SECONDS)
+    latest = max(deadline, started + _MOST_SECONDS)
     own: dict[int, Values] = {}  # the child's values without a fault, by set of inputs, where they are asked for
     without_effect: set[Spot] = set()
+    tried: set[Spot] = set()
+
+    def out_of_time() -> bool:
+        return time.perf_counter() > (latest if tried <= without_effect else end)
 
     def seen(place: Place, faulty: ir.TensorProtocol) -> bool:
         moved = False
+        tried.add(_spot(place))
         try:
             planted = stage.varied(running, model, {place.value: faulty}, child=True)
             for index, reference in enumerate(references):
@@ -74,16 +85,24 @@ def plant_faults(
         except RuntimeFailure:
             return True  # it does not even run any more
         if not moved:
-            without_effect.add((str(place.value.name), place.index))
+            without_effect.add(_spot(place))
         return False
 
-    planted = places(list(planted_in), planted_in, seed)
-    trials = try_faults(planted, planted_in, seen, lambda: time.perf_counter() > end)
+    trials: list[FaultTrial] = []
+    for attempt in range(_MOST_ROUNDS):
+        planted = [place for place in places(list(planted_in), planted_in, seed + attempt) if _spot(place) not in tried]
+        trials += try_faults(planted, planted_in, seen, out_of_time)
+        if not tried <= without_effect or out_of_time():
+            break
     certificate.faults = [trial.to_json() for trial in trials]
     certificate.detectable_fault, warnings = summarise(
         [trial for trial in trials if (trial.weight, trial.index) not in without_effect]
     )
     certificate.warnings += warnings + _words(model, without_effect, trials)
+
+
+def _spot(place: Place) -> Spot:
+    return str(place.value.name), place.index
 
 
 def _moves(before: Values, after: Values) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from onnxmorph.verify import verify
 from onnxmorph.verify.self_test import silenced_by
@@ -40,3 +41,15 @@ def test_dead_units_are_named_as_such() -> None:
     certificate = verify(parent, child, provider="cpu", inner=False)
     assert certificate.equivalent and certificate.detectable_fault is None
     assert any("no effect" in warning and "'v'" in warning for warning in certificate.warnings)
+
+
+def test_places_are_looked_for_until_one_has_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmorph.verify.self_test._SECONDS", 0.0)
+    bias = np.where(np.arange(64) % 8 == 3, 0, -1e6).astype(np.float32)
+    body = "h = MatMul(x, w)\n p = Add(h, b)\n q = Relu(p)\n y = MatMul(q, v)"
+    tensors = {"w": weights(8, 64), "b": bias, "v": weights(64, 8, seed=2)}
+    parent = small_model(SIGNATURE, body, tensors)
+    child = small_model(SIGNATURE, body, tensors | {"w": np.where(bias < 0, 2, 1).astype(np.float32) * weights(8, 64)})
+    for seed in range(4):
+        certificate = verify(parent, child, provider="cpu", inner=False, seed=seed, time_budget=0)
+        assert certificate.equivalent and certificate.detectable_fault is not None
