@@ -480,13 +480,13 @@ class Algebra:
     # -- housekeeping ------------------------------------------------------------------------------------------------
 
     def _tidy(self, x: Expression) -> Expression:
-        """Without groups and taps that are nothing but rounding."""
-        largest = float(np.max(x.size, initial=0.0))
-        margin = self.unit * max(x.depth, 1) * largest
+        """Without groups and taps that are nothing but rounding, each row by its own size: small rows may stand
+        beside large ones, as where a layer of small weights meets the channels of an activation."""
+        margin = self.unit * max(x.depth, 1) * x.size[:, None]
         for group in list(x.terms):
             term = x.terms[group]
-            largest_of = np.abs(term.rows).max(axis=0, initial=0.0).reshape(len(term.taps), -1).max(axis=1, initial=0.0)
-            above = dict(zip(term.offsets, (largest_of > margin).tolist(), strict=True))
+            felt = (np.abs(term.rows) > margin).any(axis=0).reshape(len(term.taps), -1).any(axis=1)
+            above = dict(zip(term.offsets, felt.tolist(), strict=True))
             kept = {offset: tap for offset, tap in term.taps.items() if above[offset]}
             if not kept:
                 del x.terms[group]

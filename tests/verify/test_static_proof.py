@@ -250,3 +250,15 @@ def test_a_slope_that_is_another_is_another_function() -> None:
         found = proof(parent, small_model(FLAT, body, {"f": f, "g": g, "s": slopes}))
         (entry,) = found["values"]
         assert (entry["residual"] > 16 * entry["rounding_bound"]) == (slope != 1)
+
+
+def test_small_rows_beside_large_ones_are_more_than_rounding() -> None:
+    """A tiny layer kept by a slope of one, with plain new channels beside it that nothing reads."""
+    w = weights(8, 5) * np.float32(1e-24)
+    tensors = {
+        "f": np.concatenate([w, weights(8, 5, seed=1)], 1),
+        "slope": np.repeat(np.float32([1, 0]), 5),
+        "g": np.concatenate([np.eye(5), np.zeros((5, 5))]).astype(np.float32),
+    }
+    child = small_model(FLAT, "h = MatMul(x, f)\n a = PRelu(h, slope)\n y = MatMul(a, g)", tensors)
+    assert follows(proof(small_model(FLAT, "y = MatMul(x, w)", {"w": w}), child))
