@@ -93,7 +93,7 @@ def _compare_value(
     if len(before.shape) != len(after.shape):
         found.failures.append(f"{title}: shape {_shape(before)} became {_shape(after)}")
         return
-    for old, new in zip(before.shape, after.shape, strict=True):
+    for old, new in zip(_dims(before.shape), _dims(after.shape), strict=True):
         if isinstance(old, int) or isinstance(new, int):
             if tied is not None and not isinstance(old, int) and str(old.value) not in tied:
                 # A promise about what comes out, which running both holds it to; callers feed what they fed before.
@@ -105,6 +105,11 @@ def _compare_value(
         elif old.value and new.value and renamed.setdefault(str(old.value), str(new.value)) != str(new.value):
             found.failures.append(f"{title}: dimension {old.value!r} is no longer tied to the others of that name")
             return
+
+
+def _dims(shape: ir.Shape) -> list[int | ir.SymbolicDim]:
+    """Sizes, where a negative one, as some exporters spell it, is one that is left open."""
+    return [ir.SymbolicDim(None) if isinstance(dim, int) and dim < 0 else dim for dim in shape]
 
 
 def _type_name(value: ir.Value) -> str:

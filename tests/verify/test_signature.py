@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from onnxmorph._ir import ir
 from onnxmorph.verify.signature import compare_signatures
 from tests.verify.graphs import small_model, weights
 
@@ -56,3 +57,14 @@ def test_overridable_initializers_are_no_inputs_a_caller_must_give() -> None:
     found = compare_signatures(parent, child)
     assert not found.failures
     assert "'b'" in found.warnings[0]
+
+
+def test_a_negative_size_is_one_that_is_left_open() -> None:
+    parent, child, fixed = (
+        small_model("(float[4,4] x, int64[4] i) => (float[4,4] y, float[4,4] z)", BODY) for _ in range(3)
+    )
+    for model, size in ((parent, -1), (child, None)):
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            value.shape = ir.Shape([size, *(value.shape or ())[1:]])
+    assert not compare_signatures(parent, child).failures and not compare_signatures(child, parent).failures
+    assert compare_signatures(parent, fixed).failures
