@@ -86,6 +86,7 @@ class Slot:
         """
         started = time.monotonic()
         now = "starting"
+        idle = self._worker
         worker = self._ready()
         if not self._send(worker, task):
             worker = self._renewed()  # it died while it was idle, which is not this model's doing
@@ -106,6 +107,11 @@ class Slot:
                     self.close()
                     return _failure("memory-limit", f"took {over} and was ended while {now}", started)
                 continue
+            if line is None and worker is idle and now == "starting":
+                idle = None  # it was dying when the task was sent, and never began it
+                worker = self._renewed()
+                if self._send(worker, task):
+                    continue
             if line is None:
                 return self._lost(worker, now, started)
             event = json.loads(line)

@@ -237,9 +237,15 @@ def test_a_signal_is_one_line_and_a_document(tmp_path: Path, name: str) -> None:
     script = tmp_path / "inputs.py"
     script.write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*words, "--inputs", str(script)], **pipes) as process:  # type: ignore[call-overload]
+    number = getattr(signal, name)
+    # What starts the tests may ignore hangups, as nohup does, and its children would too.
+    before = signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    try:
+        process = subprocess.Popen([*words, "--inputs", str(script)], **pipes)  # type: ignore[call-overload]
+    finally:
+        signal.signal(number, before)
+    with process:
         assert process.stderr.readline() == "here\n"
-        number = getattr(signal, name)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number

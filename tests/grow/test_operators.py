@@ -54,7 +54,11 @@ def test_generated_models_give_what_the_runtime_gives_and_go_back_unchanged(name
         wanted = reference(proto, feeds)
     except Exception as error:
         pytest.skip(f"not for this runtime: {str(error)[:60]}")
-    model = loaded(proto, tmp_path)
+    try:
+        model = loaded(proto, tmp_path)
+    except Refusal as refusal:
+        assert refusal.code == "sparse-tensor"
+        return
     if any(array.dtype == object for array in feeds.values()):
         with pytest.raises(OnnxMorphError):
             train.module(model, mode="eval")(**feeds)

@@ -63,8 +63,27 @@ def test_a_worker_killed_while_idle_costs_nothing(zoo: Zoo) -> None:
     try:
         worker = slot.run(_task(zoo, "good-1"))["worker"]
         os.kill(worker, signal.SIGKILL)
-        assert _gone(worker) or True  # a zombie of ours until it is asked for
-        assert slot.run(_task(zoo, "good-2"))["outcome"] == "done"
+        assert _gone(worker)  # a zombie of ours until it is asked for
+        after = slot.run(_task(zoo, "good-2"))
+        assert after["outcome"] == "done" and after["worker"] != worker, after
+    finally:
+        slot.close()
+
+
+def test_a_worker_that_dies_before_it_begins_costs_nothing(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = Slot(Limits(30), 1)
+    send = Slot._send
+
+    def send_to_the_dying(worker: subprocess.Popen[bytes], task: dict[str, Any]) -> bool:
+        monkeypatch.setattr(Slot, "_send", staticmethod(send))
+        os.kill(worker.pid, signal.SIGKILL)
+        return True  # it went into the pipe, and nobody reads it
+
+    try:
+        worker = slot.run(_task(zoo, "good-1"))["worker"]
+        monkeypatch.setattr(Slot, "_send", staticmethod(send_to_the_dying))
+        after = slot.run(_task(zoo, "good-2"))
+        assert after["outcome"] == "done" and after["worker"] != worker, after
     finally:
         slot.close()
 
