@@ -65,11 +65,12 @@ def _widen(model: ir.Model, layer: LinearLayer, variant: str) -> list[Plan]:
     from onnxmorph.errors import Refusal
     from onnxmorph.morphs import plan_widen
 
-    fill = variant or None
+    interface = variant == "interface"
+    fill = None if interface else variant or None
     refusals: list[Refusal] = []
     for factor in _FACTORS:
         try:
-            return [plan_widen(model, layer, by=factor, fill=fill)]
+            return [plan_widen(model, layer, by=factor, fill=fill, interface=interface)]
         except Refusal as refusal:
             refusals.append(refusal)
     raise refusals[0]
@@ -203,7 +204,7 @@ _PARTS: dict[str, Make] = {
 }
 
 _VARIANTS = (
-    *(f"widen {fill}" for fill in ("zero-out", "zero-in", "replicate", "pair", "mean")),
+    *(f"widen {fill}" for fill in ("zero-out", "zero-in", "replicate", "pair", "mean", "interface")),
     "shrink",
     *("kernel +2", "kernel +1"),
     *(f"subnet {name}" for name in _TEMPLATES),

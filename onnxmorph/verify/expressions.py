@@ -485,8 +485,8 @@ class Algebra:
         margin = self.unit * max(x.depth, 1) * x.size[:, None]
         for group in list(x.terms):
             term = x.terms[group]
-            felt = (np.abs(term.rows) > margin).any(axis=0).reshape(len(term.taps), -1).any(axis=1)
-            above = dict(zip(term.offsets, felt.tolist(), strict=True))
+            felt: Array = (np.abs(term.rows) > margin).any(axis=0).reshape(len(term.taps), -1)
+            above = {offset: bool(tap.any()) for offset, tap in zip(term.offsets, felt, strict=True)}
             kept = {offset: tap for offset, tap in term.taps.items() if above[offset]}
             if not kept:
                 del x.terms[group]
