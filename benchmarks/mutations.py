@@ -10,6 +10,7 @@ see it are run. A fault that no test sees, or a line that is no longer there, fa
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -232,6 +233,7 @@ def survives(folder: Path, fault: Fault) -> str | None:
                 *fault.tests.split(),
             ],
             cwd=folder,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # byte code of the fault before could be taken for it
             capture_output=True,
             text=True,
             check=False,
